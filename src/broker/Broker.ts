@@ -1,0 +1,74 @@
+/**
+ * The message broker as the pipelines see it: two streams of deliveries in, events and dead letters out.
+ *
+ * `NatsLive` is the live layer, `layerMemory` (Memory.ts) its twin; both pass `test/broker/brokerContract.ts`.
+ */
+import { Context, Schema, type Effect, type Stream } from "effect"
+import type { Stamp } from "../domain/LogEntry.ts"
+import type { ErrorCode } from "../domain/Protocol.ts"
+
+/** The broker cannot be reached or does not confirm. Another attempt may succeed; nothing was lost. */
+export class BrokerUnavailable extends Schema.TaggedError<BrokerUnavailable>()("BrokerUnavailable", {
+  operation: Schema.String,
+  cause: Schema.Defect(),
+}) {
+  override get message(): string {
+    return `broker: ${this.operation} failed: ${this.cause instanceof Error ? this.cause.message : String(this.cause)}`
+  }
+}
+
+/**
+ * One delivery of a stored message. Exactly one of `ack` and `retry` settles it; a delivery that is neither settled nor
+ * extended with `working` within the broker's `ack_wait` is delivered again. The three only enqueue a frame and never
+ * fail: one that is lost on the way leads to a redelivery, which is harmless.
+ */
+export interface Delivery extends Stamp {
+  /** The subject that it was published to. */
+  readonly subject: string
+  readonly payload: Uint8Array
+  /** How often it was delivered, 1 the first time. */
+  readonly deliveryCount: number
+  /** The first value of a header, or `undefined`. Names are matched to the letter. */
+  header(name: string): string | undefined
+  ack(): void
+  /** Hands it back; the broker delivers it again, to any worker, after `delayMillis`. */
+  retry(delayMillis: number): void
+  /** Tells the broker that it is still being worked on. */
+  working(): void
+}
+
+/** An event to publish. The broker drops a second one with the same `messageId` within its duplicate window. */
+export interface OutgoingEvent {
+  readonly payload: string
+  readonly messageId: string
+  /** A second subject that gets a copy. */
+  readonly replyTo: string | undefined
+}
+
+export interface DeadLetter {
+  readonly code: ErrorCode
+  readonly message: string
+}
+
+export class Broker extends Context.Service<
+  Broker,
+  {
+    /** Largest message that the server takes, headers included, in bytes. May change with a reconnect. */
+    readonly maxPayload: () => number
+    readonly isConnected: () => boolean
+    /**
+     * Append requests, each delivered to one worker at a time, in chunks as they arrive. Ends never; recovers by itself
+     * from lost connections. Interruption stops the pull and hands back what was buffered and not taken.
+     */
+    readonly appends: Stream.Stream<Delivery, BrokerUnavailable>
+    /** Read requests; otherwise like `appends`. */
+    readonly queries: Stream.Stream<Delivery, BrokerUnavailable>
+    /**
+     * Publishes events on the response topic, pipelined, each also on its `replyTo`. Succeeds when the broker has stored
+     * every one; then the copies have reached the broker too.
+     */
+    readonly publish: (events: ReadonlyArray<OutgoingEvent>) => Effect.Effect<void, BrokerUnavailable>
+    /** Stores a message with payload, headers and the reason in the dead-letter stream. Does not settle it. */
+    readonly deadLetter: (delivery: Delivery, reason: DeadLetter) => Effect.Effect<void, BrokerUnavailable>
+  }
+>()("objectlog/broker/Broker") {}

@@ -1,0 +1,169 @@
+/**
+ * Streams and consumers: whoever finds one missing creates it; nobody changes one that exists.
+ *
+ * Streams keep messages by limits, not as a work queue: an emptied work-queue stream can restart its sequence after a
+ * crash of the server and starve its consumer. What is done is purged up to a margin below the consumer's ack floor.
+ */
+import {
+  AckPolicy,
+  DeliverPolicy,
+  DiscardPolicy,
+  type JetStreamManager,
+  RetentionPolicy,
+  StorageType,
+  type StreamConfig,
+  type StreamInfo,
+} from "@nats-io/jetstream"
+import { Effect, Schema } from "effect"
+import { BrokerUnavailable } from "./Broker.ts"
+
+/** A stream that exists can't serve; only its owner can decide what to do. */
+export class BrokerMisconfigured extends Schema.TaggedError<BrokerMisconfigured>()("BrokerMisconfigured", {
+  stream: Schema.String,
+  problem: Schema.String,
+}) {
+  override get message(): string {
+    return `stream ${this.stream}: ${this.problem}`
+  }
+}
+
+export interface Topics {
+  readonly logsTopic: string
+  readonly queryTopic: string
+  readonly responseTopic: string
+  readonly deadTopic: string
+  readonly replicas: number
+}
+
+/** The durable consumer that all workers share, one on each intake stream. */
+export const consumerName = "objectlog"
+
+/** Delivered again after this long without ack, nak or `working`, in milliseconds. */
+export const ackWaitMillis = 30_000
+
+/** Deliveries that may be under way or handed back at the same time, over all workers. */
+const ackPendingMax = 100_000
+
+/** Done messages kept below the ack floor: for a look back, and for a database that is restored a little older. */
+const purgeMargin = { logs: 10_000, query: 1_000 }
+
+/** What `provision` found or made. */
+export interface Provisioned {
+  readonly logs: string
+  readonly query: string
+}
+
+const nanos = (millis: number) => millis * 1_000_000
+
+export const attempt = <A>(operation: string, run: () => Promise<A>): Effect.Effect<A, BrokerUnavailable> =>
+  Effect.tryPromise({ try: run, catch: (cause) => new BrokerUnavailable({ operation, cause }) })
+
+const streamName = (topic: string) => `objectlog_${topic.replaceAll(".", "_")}`
+
+const intake = (
+  topic: string,
+  replicas: number,
+): Partial<StreamConfig> & { name: string; subjects: Array<string> } => ({
+  name: streamName(topic),
+  subjects: [topic],
+  storage: StorageType.File,
+  retention: RetentionPolicy.Limits,
+  num_replicas: replicas,
+  // The least that the server takes. Its window is per stream, not per object, and a retry that it swallows would get no
+  // event; the shards keep message ids for ever anyway.
+  duplicate_window: nanos(100),
+})
+
+const findStream = (jsm: JetStreamManager, subject: string): Effect.Effect<StreamInfo | undefined, BrokerUnavailable> =>
+  attempt("find stream", async () => {
+    for await (const info of jsm.streams.list(subject)) return info
+    return undefined
+  })
+
+/** The stream that captures the subject, made if there is none. */
+const ensureStream = Effect.fnUntraced(function* (
+  jsm: JetStreamManager,
+  config: Partial<StreamConfig> & { name: string; subjects: Array<string> },
+): Effect.fn.Return<string, BrokerUnavailable | BrokerMisconfigured> {
+  const subject = config.subjects[0]!
+  const found = yield* findStream(jsm, subject)
+  const name = found?.config.name ?? config.name
+  if (found === undefined) {
+    // Another worker may be faster: then it is there, and its configuration is the same.
+    yield* attempt("create stream", () => jsm.streams.add(config)).pipe(
+      Effect.catch((error) =>
+        Effect.flatMap(findStream(jsm, subject), (other) => (other === undefined ? error : Effect.void)),
+      ),
+    )
+    return name
+  }
+  const misconfigured = (problem: string) => new BrokerMisconfigured({ stream: name, problem })
+  if (found.config.sealed) return yield* misconfigured("is sealed, so nothing can be stored in it")
+  if (found.config.retention !== RetentionPolicy.Limits) {
+    return yield* misconfigured(`expected retention by limits, got ${found.config.retention}`)
+  }
+  return name
+})
+
+const ensureConsumer = Effect.fnUntraced(function* (jsm: JetStreamManager, stream: string, topic: string) {
+  const exists = attempt("find consumer", () => jsm.consumers.info(stream, consumerName))
+  yield* exists.pipe(
+    Effect.catch(() =>
+      attempt("create consumer", () =>
+        jsm.consumers.add(stream, {
+          durable_name: consumerName,
+          ack_policy: AckPolicy.Explicit,
+          deliver_policy: DeliverPolicy.All,
+          ack_wait: nanos(ackWaitMillis),
+          max_deliver: -1,
+          max_ack_pending: ackPendingMax,
+          filter_subject: topic,
+        }),
+      ),
+    ),
+    // Lost the race to another worker.
+    Effect.catch(() => exists),
+  )
+})
+
+/** Finds or creates everything that a worker needs. */
+export const provision = Effect.fnUntraced(function* (
+  jsm: JetStreamManager,
+  topics: Topics,
+): Effect.fn.Return<Provisioned, BrokerUnavailable | BrokerMisconfigured> {
+  const { replicas } = topics
+  const logs = yield* ensureStream(jsm, intake(topics.logsTopic, replicas))
+  const query = yield* ensureStream(jsm, intake(topics.queryTopic, replicas))
+  yield* ensureStream(jsm, {
+    name: streamName(topics.responseTopic),
+    subjects: [topics.responseTopic, `${topics.responseTopic}.>`],
+    storage: StorageType.File,
+    retention: RetentionPolicy.Limits,
+    num_replicas: replicas,
+    discard: DiscardPolicy.Old,
+    max_age: nanos(24 * 3_600_000),
+    max_bytes: 1024 ** 3,
+    duplicate_window: nanos(120_000),
+  })
+  yield* ensureStream(jsm, {
+    name: streamName(topics.deadTopic),
+    subjects: [`${topics.deadTopic}.>`],
+    storage: StorageType.File,
+    retention: RetentionPolicy.Limits,
+    num_replicas: replicas,
+    duplicate_window: nanos(120_000),
+  })
+  yield* ensureConsumer(jsm, logs, topics.logsTopic)
+  yield* ensureConsumer(jsm, query, topics.queryTopic)
+  return { logs, query }
+})
+
+/** Purges what every worker is done with, but for the margin. */
+export const purgeDone = Effect.fnUntraced(function* (jsm: JetStreamManager, streams: Provisioned) {
+  for (const part of ["logs", "query"] as const) {
+    const consumer = yield* attempt("consumer info", () => jsm.consumers.info(streams[part], consumerName))
+    const seq = consumer.ack_floor.stream_seq - purgeMargin[part]
+    const stream = yield* attempt("stream info", () => jsm.streams.info(streams[part]))
+    if (seq > stream.state.first_seq) yield* attempt("purge", () => jsm.streams.purge(streams[part], { seq }))
+  }
+})

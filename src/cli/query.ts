@@ -1,0 +1,140 @@
+/** `objectlog query`: prints the log of an object. */
+import { Console, Effect, Option, Stdio, Stream } from "effect"
+import { Command, Flag } from "effect/cli"
+import { clientFor, idArgument, timeoutFlag, writeOut } from "./append.ts"
+import { Client, ClientFailed, type Entry } from "./Client.ts"
+
+const isoTime =
+  /^(\d{4})-(\d{2})(?:-(\d{2})(?:[T ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d{1,9})?)?(Z|[+-]\d{2}(?::?\d{2})?)?)?)?$/i
+
+/**
+ * A point in time as Unix milliseconds: digits are milliseconds, all else ISO 8601. Without an offset it is UTC, as in
+ * what the command prints. `undefined` for anything else, also for a day that the month does not have.
+ */
+export const parseTime = (text: string): number | undefined => {
+  if (/^\d{1,16}$/.test(text)) {
+    const millis = Number(text)
+    return Number.isSafeInteger(millis) ? millis : undefined
+  }
+  const match = isoTime.exec(text)
+  if (match === null) return undefined
+  const [, year, month, day = "01", offset] = match
+  if (Number(day) < 1 || Number(day) > new Date(Date.UTC(Number(year), Number(month), 0)).getUTCDate()) return undefined
+  let canonical = text.toUpperCase().replace(" ", "T").replace(",", ".")
+  if (canonical.includes("T") && offset === undefined) canonical += "Z"
+  // `Date.parse` knows offsets only as +hh:mm.
+  canonical = canonical.replace(
+    /(T.*[+-]\d{2}):?(\d{2})?$/,
+    (_, hours: string, minutes?: string) => `${hours}:${minutes ?? "00"}`,
+  )
+  const millis = Date.parse(canonical)
+  return Number.isNaN(millis) || millis < 0 ? undefined : millis
+}
+
+const named: Readonly<Record<string, string>> = { "\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\" }
+
+const escapeCharacter = (character: string): string => {
+  const name = named[character]
+  if (name !== undefined) return name
+  const code = character.charCodeAt(0)
+  return code < 0x100 ? `\\x${code.toString(16).padStart(2, "0")}` : `\\u${code.toString(16).padStart(4, "0")}`
+}
+
+/** What could part lines or can't be written as UTF-8. */
+const ambiguous = /[\n\\]|\p{Cs}/gu
+/** That, and what a terminal would obey: control characters, and those that turn the direction of text. */
+const obeyed = /[\n\\]|\p{Cs}|\p{Cc}|[\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu
+
+/** A log text in one line: `\n` and `\\` are always escaped, for a terminal every control character. */
+export const escapeLog = (log: string, terminal: boolean): string =>
+  log.replace(terminal ? obeyed : ambiguous, escapeCharacter)
+
+/** One entry for a person. */
+export const entryText = (entry: Entry, terminal: boolean): string =>
+  `${new Date(entry.timestamp).toISOString()}  ${escapeLog(entry.log, terminal)}\n`
+
+/** One entry as a line of JSON. */
+export const entryJson = (entry: Entry): string =>
+  `${JSON.stringify({ position: entry.position, seq: entry.seq, timestamp: entry.timestamp, log: entry.log })}\n`
+
+const timeFlag = (name: string, description: string) =>
+  Flag.String(name).pipe(
+    Flag.withDescription(`${description}: Unix milliseconds or ISO 8601 (UTC unless it has an offset)`),
+    Flag.filterMap(
+      (text) => Option.fromNullishOr(parseTime(text)),
+      () => "Unix milliseconds or an ISO 8601 time from 1970 on",
+    ),
+    Flag.optional,
+  )
+
+const countFlag = (name: string, minimum: number, description: string) =>
+  Flag.Int(name).pipe(
+    Flag.withDescription(description),
+    Flag.filter(
+      (count) => Number.isSafeInteger(count) && count >= minimum,
+      () => `an integer from ${minimum}`,
+    ),
+    Flag.optional,
+  )
+
+/** `objectlog query ID` */
+export const queryCommand = Command.make(
+  "query",
+  {
+    id: idArgument,
+    limit: countFlag("limit", 1, "at most so many entries"),
+    from: timeFlag("from", "entries at or after this time"),
+    to: timeFlag("to", "entries before this time"),
+    order: Flag.Literals("order", ["asc", "desc"]).pipe(
+      Flag.optional,
+      Flag.withDescription("asc: oldest first, the default; desc: newest first"),
+    ),
+    after: Flag.String("after").pipe(Flag.optional, Flag.withDescription("goes on at the cursor of an earlier read")),
+    afterPosition: countFlag("after-position", 0, "everything after this position, in the order of commit"),
+    json: Flag.Boolean("json").pipe(
+      Flag.withDefault(false),
+      Flag.withDescription("print each entry as a line of JSON"),
+    ),
+    timeout: timeoutFlag,
+  },
+  Effect.fnUntraced(function* ({ id, json, timeout, ...given }) {
+    const read = {
+      id,
+      limit: Option.getOrUndefined(given.limit),
+      from: Option.getOrUndefined(given.from),
+      to: Option.getOrUndefined(given.to),
+      order: Option.getOrUndefined(given.order),
+      after: Option.getOrUndefined(given.after),
+      afterPosition: Option.getOrUndefined(given.afterPosition),
+    }
+    if (read.after !== undefined && read.afterPosition !== undefined) {
+      return yield* new ClientFailed({ reason: "--after-position: can't be combined with --after" })
+    }
+    if (read.afterPosition !== undefined && read.order === "desc") {
+      return yield* new ClientFailed({ reason: "--after-position: reads in commit order, so --order can't be desc" })
+    }
+    const layer = yield* clientFor(timeout)
+    const stdio = yield* Stdio.Stdio
+    const terminal = yield* stdio.stdoutIsTerminal
+    let next: string | undefined
+    yield* Effect.gen(function* () {
+      const client = yield* Client
+      yield* writeOut(
+        client.query(read).pipe(
+          Stream.map((page) => {
+            next = page.next
+            return page.entries.map((entry) => (json ? entryJson(entry) : entryText(entry, terminal))).join("")
+          }),
+          Stream.filter((text) => text !== ""),
+        ),
+      )
+    }).pipe(Effect.provide(layer))
+    if (next !== undefined) yield* Console.error(`more: --after ${next}`)
+  }),
+).pipe(
+  Command.withDescription("Print the log of an object"),
+  Command.withExamples([
+    { command: "objectlog query 42 --order desc --limit 20", description: "The newest 20 entries" },
+    { command: "objectlog query 42 --from 2026-11-23 --json", description: "All since a day, as lines of JSON" },
+  ]),
+)

@@ -1,0 +1,68 @@
+/** Which broker the client commands talk to. */
+import { Config, Effect, FileSystem, Option, Redacted, Schema } from "effect"
+import { ConfigInvalid } from "../Config.ts"
+
+/** Neither `NATS_URL` nor a running embedded server says where to connect to. */
+export class NoServer extends Schema.TaggedError<NoServer>()("NoServer", { dataDir: Schema.String }) {
+  override get message(): string {
+    return `NATS_URL is not set and no embedded server runs in ${this.dataDir}: start one with npm start, or set NATS_URL`
+  }
+}
+
+/** Where a client connects to, and the subjects that it publishes on. */
+export interface ClientServers {
+  /** Comma-separated server list; may carry credentials. */
+  readonly servers: Redacted.Redacted
+  readonly logsTopic: string
+  readonly queryTopic: string
+}
+
+/** `running.json` in the data folder: what `objectlog start` records while it runs. */
+const Running = Schema.fromJsonString(Schema.Struct({ nats: Schema.String, pid: Schema.Int }))
+const decodeRunning = Schema.decodeUnknownOption(Running)
+
+const given = (variable: string) =>
+  Config.option(Config.String(variable)).pipe(
+    Effect.map(Option.getOrUndefined),
+    Effect.mapError(() => new ConfigInvalid({ variable, value: "", allowed: "a text" })),
+  )
+
+const topicPattern = /^[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*$/
+
+const topic = Effect.fnUntraced(function* (variable: string, fallback: string) {
+  const value = yield* given(variable)
+  if (value === undefined || topicPattern.test(value)) return value ?? fallback
+  const allowed = "a NATS subject of letters, digits, _ and -, parted by dots"
+  return yield* new ConfigInvalid({ variable, value, allowed })
+})
+
+const isAlive = (pid: number): boolean => {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    // It is there, but belongs to another user: the embedded servers of root are seen that way.
+    return error instanceof Error && "code" in error && error.code === "EPERM"
+  }
+}
+
+/** The running embedded server of a data folder; a record of a process that is gone counts as none. */
+const embedded = Effect.fnUntraced(function* (dataDir: string) {
+  const fs = yield* FileSystem.FileSystem
+  const text = yield* fs.readFileString(`${dataDir}/running.json`).pipe(Effect.option)
+  const running = Option.flatMap(text, decodeRunning)
+  if (Option.isNone(running) || running.value.pid <= 0 || !isAlive(running.value.pid)) {
+    return yield* new NoServer({ dataDir })
+  }
+  return running.value.nats
+})
+
+/** `NATS_URL`, else the running embedded server of `DATA_DIR`. Reads no setting that concerns a database. */
+export const serversFor: Effect.Effect<ClientServers, ConfigInvalid | NoServer, FileSystem.FileSystem> = Effect.gen(
+  function* () {
+    const logsTopic = yield* topic("NATS_LOGS_TOPIC", "logs")
+    const queryTopic = yield* topic("NATS_QUERY_TOPIC", "query")
+    const servers = (yield* given("NATS_URL")) ?? (yield* embedded((yield* given("DATA_DIR")) ?? ".objectlog"))
+    return { servers: Redacted.make(servers), logsTopic, queryTopic }
+  },
+)

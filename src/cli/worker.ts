@@ -1,0 +1,60 @@
+/** `objectlog worker`: one worker against given servers. */
+import { Console, Effect, Layer, Schema } from "effect"
+import { Command } from "effect/cli"
+import { ConfigInvalid, settings as readSettings, type Settings } from "../Config.ts"
+import * as HttpServer from "../observe/HttpServer.ts"
+import { runWorker } from "../pipeline/Worker.ts"
+import { freePort } from "../embedded/freePort.ts"
+import { workerLayers, type Servers } from "./layers.ts"
+import { loggerLayer } from "./logging.ts"
+
+export class NoFreePort extends Schema.TaggedError<NoFreePort>()("NoFreePort", {
+  variable: Schema.String,
+  port: Schema.Number,
+}) {
+  override get message(): string {
+    return `${this.variable}: port ${this.port} and the hundred after it are taken; set another one`
+  }
+}
+
+/** Runs a worker until interrupted; `ready` is told the port of `/metrics` once everything is connected. */
+export const serve = <E, R>(
+  settings: Settings,
+  servers: Servers,
+  ready: (metricsPort: number) => Effect.Effect<void, E, R>,
+) =>
+  Effect.gen(function* () {
+    const port = yield* freePort(settings.metricsPort, "0.0.0.0")
+    if (port === undefined) return yield* new NoFreePort({ variable: "METRICS_PORT", port: settings.metricsPort })
+    if (port !== settings.metricsPort) {
+      yield* Effect.logWarning(`METRICS_PORT: ${settings.metricsPort} is taken, using ${port}`)
+    }
+    yield* Effect.gen(function* () {
+      yield* ready(port)
+      yield* runWorker({ responseTopic: settings.topics.response, debug: settings.debug })
+    }).pipe(Effect.provide(HttpServer.layer(port).pipe(Layer.provideMerge(workerLayers(settings, servers)))))
+  })
+
+export const workerCommand = Command.make(
+  "worker",
+  {},
+  Effect.fnUntraced(function* () {
+    const settings = yield* readSettings
+    const { natsUrl: nats, shards } = settings
+    if (nats === undefined) {
+      return yield* new ConfigInvalid({
+        variable: "NATS_URL",
+        value: "",
+        allowed: "a server list, such as nats://host:4222",
+      })
+    }
+    if (shards === undefined) {
+      return yield* new ConfigInvalid({ variable: "POSTGRES_IPS", value: "", allowed: "shards, such as host-a,host-b" })
+    }
+    yield* serve(settings, { nats, shards }, (port) =>
+      Console.log(
+        `objectlog worker ready: ${shards.length} shard${shards.length === 1 ? "" : "s"} (${shards.map((shard) => shard.name).join(", ")}), metrics on :${port}`,
+      ),
+    ).pipe(Effect.provide(loggerLayer(settings)))
+  }),
+).pipe(Command.withDescription("run a worker against NATS_URL and POSTGRES_IPS"))

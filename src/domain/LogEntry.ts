@@ -1,0 +1,57 @@
+/**
+ * One entry of an object's log.
+ *
+ * Its identity is (object, `timestamp`, `seq`): what the broker stamped when it stored the append. A redelivery carries
+ * the same stamp, so the identity is sort order, idempotency key and cursor at once.
+ */
+import type { ObjectId } from "./ObjectId.ts"
+
+/** The broker's stamp: Unix nanoseconds, and the message's sequence number in its stream. */
+export interface Stamp {
+  readonly timestamp: bigint
+  readonly seq: number
+}
+
+/** An append that was decoded and is not stored yet. */
+export interface NewEntry extends Stamp {
+  readonly id: ObjectId
+  readonly log: string
+  /** The publisher's `Nats-Msg-Id`: idempotency key within the object, for ever. */
+  readonly messageId: string | undefined
+}
+
+/** A stored entry. `position` counts 1, 2, 3 … within its object, in the order of commit. */
+export interface LogEntry extends Stamp {
+  readonly position: number
+  readonly log: string
+}
+
+/** Where an append ended up. With `duplicate` it is the place of the earlier entry with the same message id. */
+export interface Placed extends Stamp {
+  readonly position: number
+  readonly duplicate: boolean
+}
+
+const nanosPerMilli = 1_000_000n
+
+export const toMillis = (nanos: bigint): number => Number(nanos / nanosPerMilli)
+
+/** The largest nanosecond stamp that a `bigint` column can hold; in milliseconds, the year 2262. */
+export const timestampMax = 0x7fff_ffff_ffff_ffffn
+
+export const fromMillis = (millis: number): bigint => {
+  const nanos = BigInt(millis) * nanosPerMilli
+  return nanos > timestampMax ? timestampMax : nanos
+}
+
+export const compareStamps = (a: Stamp, b: Stamp): number =>
+  a.timestamp < b.timestamp ? -1 : a.timestamp > b.timestamp ? 1 : a.seq - b.seq
+
+/**
+ * PostgreSQL text cannot hold U+0000 and UTF-8 cannot hold a lone surrogate. Such a log is stored as its JSON escape,
+ * which is plain ASCII where it matters, and marked.
+ */
+export const toStored = (log: string): { readonly log: string; readonly escaped: boolean } =>
+  log.includes("\u0000") || !log.isWellFormed() ? { log: JSON.stringify(log), escaped: true } : { log, escaped: false }
+
+export const fromStored = (log: string, escaped: boolean): string => (escaped ? (JSON.parse(log) as string) : log)

@@ -1,0 +1,325 @@
+/**
+ * The contract with clients: requests in, events out, and the closed set of error codes.
+ *
+ * Decoding is written by hand, not as a Schema: it has to keep the exact digits of a 64-bit id, which `JSON.parse` alone
+ * rounds, and it runs once for every message.
+ */
+import { Result } from "effect"
+import { isUtf8 } from "node:buffer"
+import { cursorText, parseCursor, type Cursor } from "./Cursor.ts"
+import { fromMillis, toMillis, type LogEntry, type Placed } from "./LogEntry.ts"
+import * as ObjectId from "./ObjectId.ts"
+
+/** Every code that an error event can carry; README.md explains each. */
+export type ErrorCode =
+  | "invalid_json"
+  | "invalid_message"
+  | "invalid_reply_to"
+  | "invalid_cursor"
+  | "log_too_large"
+  | "entry_too_large"
+  | "entry_rejected"
+
+export interface Addressed {
+  readonly requestId: string | undefined
+  readonly replyTo: string | undefined
+}
+
+/** Why a request was refused, and whom to tell as far as that could be read. */
+export interface Refusal extends Addressed {
+  readonly code: ErrorCode
+  readonly message: string
+  readonly id: ObjectId.ObjectId | undefined
+}
+
+export interface AppendRequest extends Addressed {
+  readonly id: ObjectId.ObjectId
+  readonly log: string
+}
+
+export interface ReadRequest extends Addressed {
+  readonly id: ObjectId.ObjectId
+  readonly limit: number | undefined
+  /** `position` reads in commit order, what a follower wants; the others by time. */
+  readonly order: "asc" | "desc" | "position"
+  readonly after: Cursor | undefined
+  /** Unix nanoseconds, inclusive. */
+  readonly from: bigint | undefined
+  /** Unix nanoseconds, exclusive. */
+  readonly to: bigint | undefined
+}
+
+/** Longest `request_id` in UTF-16 code units. */
+export const requestIdMax = 128
+/** Longest `Nats-Msg-Id` in bytes: a unique index holds it, and an index row ends at about 2,700. */
+export const messageIdMaxBytes = 1_024
+/** What of `max_payload` a page with one entry needs beside the log itself: names, numbers, the longest request id escaped, headers. */
+export const pageOverheadBytes = 2_048
+
+/** The longest log that fits in a page with `maxPayload`, in bytes of its JSON form in UTF-8, quotes included. */
+export const logMaxBytes = (maxPayload: number): number => maxPayload - pageOverheadBytes
+
+/** Bytes of a string's JSON form in UTF-8. */
+export const jsonBytes = (text: string): number => Buffer.byteLength(JSON.stringify(text))
+
+export interface Limits {
+  readonly maxPayload: number
+  /** Responses may go below this subject, or to an inbox. */
+  readonly responseTopic: string
+}
+
+// --- Decoding
+
+const nobody: Addressed = { requestId: undefined, replyTo: undefined }
+
+const refuse = (
+  code: ErrorCode,
+  message: string,
+  to: Addressed = nobody,
+  id?: ObjectId.ObjectId,
+): Result.Result<never, Refusal> => Result.fail({ code, message, requestId: to.requestId, replyTo: to.replyTo, id })
+
+/** A value as an error text shows it: its JSON, cut short. */
+const show = (value: unknown): string => {
+  if (value === undefined) return "nothing"
+  let text: string
+  try {
+    text = JSON.stringify(value)
+  } catch {
+    // JSON.parse reads any depth, JSON.stringify runs out of stack.
+    return Array.isArray(value) ? "[…" : "{…"
+  }
+  return text.length <= 60 ? text : `${text.slice(0, 60).toWellFormed()}…`
+}
+
+interface Fields {
+  readonly [name: string]: unknown
+}
+
+const decodeText = (payload: Uint8Array): string | undefined => {
+  if (!isUtf8(payload)) return undefined
+  return Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString("utf8")
+}
+
+/** The id of a request that begins with it, as nearly all do; digits of at most 15 places are exact as a number. */
+const leadingId = /^\{"id":\s?(0|[1-9][0-9]{0,14})[,}]/
+
+/** The index of the quote that ends the string which begins at `start`. */
+const stringEnd = (text: string, start: number): number => {
+  for (let at = start + 1; ; at++) {
+    at = text.indexOf('"', at)
+    let slashes = 0
+    while (text.charCodeAt(at - 1 - slashes) === 0x5c) slashes++
+    if (slashes % 2 === 0) return at
+  }
+}
+
+/** What follows a key: the colon, and the value where it is a number. */
+const keyed = /[ \t\n\r]*:[ \t\n\r]*([-+.0-9eE]*)/y
+
+/**
+ * The source text of the last top-level `id`, exact to the digit. `text` is a valid JSON object whose `id` is a number.
+ * A scan, not a reviver of `JSON.parse`: that one recurses, so a deeply nested member would exhaust the stack.
+ */
+const idSource = (text: string): string => {
+  let source = ""
+  let depth = 0
+  for (let at = 0; at < text.length; at++) {
+    const char = text.charCodeAt(at)
+    if (char === 0x7b || char === 0x5b) depth++
+    else if (char === 0x7d || char === 0x5d) depth--
+    else if (char === 0x22) {
+      const start = at
+      at = stringEnd(text, start)
+      // Fully escaped, "id" has twelve characters between its quotes.
+      if (depth !== 1 || at - start > 13) continue
+      const name = text.slice(start, at + 1)
+      if (name !== '"id"' && (!name.includes("\\") || JSON.parse(name) !== "id")) continue
+      keyed.lastIndex = at + 1
+      const match = keyed.exec(text)
+      if (match !== null) source = match[1]!
+    }
+  }
+  return source
+}
+
+const decodeId = (value: unknown, text: string): ObjectId.ObjectId | string => {
+  if (typeof value === "number") {
+    const leading = leadingId.exec(text)
+    // A second member of that name would win in JSON.parse; a conservative look for one keeps the short cut exact.
+    if (leading !== null && !text.includes('"id"', 5) && !text.includes("\\u00", 5)) {
+      return BigInt(leading[1]!) as ObjectId.ObjectId
+    }
+    const source = idSource(text)
+    return ObjectId.fromDecimal(source) ?? `id: expected ${ObjectId.expected}, got ${source.slice(0, 60)}`
+  }
+  if (typeof value === "string") {
+    const id = ObjectId.fromDecimal(value)
+    if (id !== undefined) return id
+  }
+  return `id: expected ${ObjectId.expected}, got ${show(value)}`
+}
+
+const inboxPrefix = "_INBOX."
+
+/** A subject that can be published to: non-empty tokens, no wildcard, no white space, no control character. */
+const publishable = /^[^\s.*>\p{Cc}]+(?:\.[^\s.*>\p{Cc}]+)*$/u
+
+const isReplySubject = (subject: string, responseTopic: string): boolean =>
+  (subject.startsWith(inboxPrefix) || subject.startsWith(`${responseTopic}.`)) &&
+  subject.length <= 512 &&
+  subject.isWellFormed() &&
+  publishable.test(subject)
+
+/** Reads what both requests share. The address comes first, so that every later refusal can be delivered. */
+const decodeFields = (
+  payload: Uint8Array,
+  limits: Limits,
+): Result.Result<{ text: string; fields: Fields; to: Addressed; id: ObjectId.ObjectId }, Refusal> => {
+  const text = decodeText(payload)
+  if (text === undefined) return refuse("invalid_json", "payload: expected JSON in UTF-8, got bytes that are not UTF-8")
+  let parsed: unknown
+  try {
+    parsed = JSON.parse(text)
+  } catch {
+    return refuse("invalid_json", `payload: expected a JSON object, got ${show(text)}`)
+  }
+  if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
+    return refuse("invalid_message", `payload: expected a JSON object, got ${show(parsed)}`)
+  }
+  const fields = parsed as Fields
+  const requestId = fields["request_id"]
+  const replyTo = fields["reply_to"]
+  let to = nobody
+  let problem: readonly [ErrorCode, string] | undefined
+  if (requestId !== undefined || replyTo !== undefined) {
+    const requestIdValid = typeof requestId === "string" && requestId.length >= 1 && requestId.length <= requestIdMax
+    const replyToValid = typeof replyTo === "string" && isReplySubject(replyTo, limits.responseTopic)
+    to = { requestId: requestIdValid ? requestId : undefined, replyTo: replyToValid ? replyTo : undefined }
+    if (requestId !== undefined && !requestIdValid) {
+      problem = [
+        "invalid_message",
+        `request_id: expected a string of 1 … ${requestIdMax} characters, got ${show(requestId)}`,
+      ]
+    } else if (replyTo !== undefined && !replyToValid) {
+      problem = [
+        "invalid_reply_to",
+        `reply_to: expected a subject below ${inboxPrefix.slice(0, -1)} or ${limits.responseTopic}, got ${show(replyTo)}`,
+      ]
+    }
+  }
+  const id = decodeId(fields["id"], text)
+  if (problem !== undefined) return refuse(problem[0], problem[1], to, typeof id === "string" ? undefined : id)
+  if (typeof id === "string") return refuse("invalid_message", id, to)
+  return Result.succeed({ text, fields, to, id })
+}
+
+/** Decodes an append request. Unknown fields are ignored. */
+export const decodeAppend = (payload: Uint8Array, limits: Limits): Result.Result<AppendRequest, Refusal> => {
+  const decoded = decodeFields(payload, limits)
+  if (Result.isFailure(decoded)) return Result.fail(decoded.failure)
+  const { fields, to, id } = decoded.success
+  const log = fields["log"]
+  if (typeof log !== "string") return refuse("invalid_message", `log: expected a string, got ${show(log)}`, to, id)
+  const allowed = logMaxBytes(limits.maxPayload)
+  // JSON's longest escape makes six bytes of one code unit: a log this short fits whatever it holds.
+  if (log.length * 6 + 2 > allowed) {
+    const size = jsonBytes(log)
+    if (size > allowed) {
+      return refuse("log_too_large", `log: expected at most ${allowed} bytes as JSON, got ${size}`, to, id)
+    }
+  }
+  return Result.succeed({ id, log, requestId: to.requestId, replyTo: to.replyTo })
+}
+
+const isCount = (value: unknown, minimum: number): value is number =>
+  typeof value === "number" && Number.isSafeInteger(value) && value >= minimum
+
+/** Decodes a read request. Unknown fields are ignored. */
+export const decodeRead = (payload: Uint8Array, limits: Limits): Result.Result<ReadRequest, Refusal> => {
+  const decoded = decodeFields(payload, limits)
+  if (Result.isFailure(decoded)) return Result.fail(decoded.failure)
+  const { fields, to, id } = decoded.success
+  const invalid = (name: string, expected: string) =>
+    refuse("invalid_message", `${name}: expected ${expected}, got ${show(fields[name])}`, to, id)
+  const { limit, from, to: until, order, after, after_position: afterPosition } = fields
+  if (limit !== undefined && !isCount(limit, 1)) return invalid("limit", "an integer from 1")
+  if (from !== undefined && !isCount(from, 0)) return invalid("from", "Unix milliseconds, an integer from 0")
+  if (until !== undefined && !isCount(until, 0)) return invalid("to", "Unix milliseconds, an integer from 0")
+  if (order !== undefined && order !== "asc" && order !== "desc") return invalid("order", '"asc" or "desc"')
+  if (afterPosition !== undefined && !isCount(afterPosition, 0)) {
+    return invalid("after_position", "a position, an integer from 0")
+  }
+  if (after !== undefined && typeof after !== "string") return invalid("after", "the `next` of an earlier page")
+  if (afterPosition !== undefined && order === "desc") {
+    return refuse("invalid_message", "after_position: reads in commit order, so order can't be desc", to, id)
+  }
+  if (afterPosition !== undefined && after !== undefined) {
+    return refuse("invalid_message", "after_position: can't be combined with after", to, id)
+  }
+  let cursor: Cursor | undefined =
+    afterPosition === undefined ? undefined : { order: "position", position: afterPosition }
+  if (after !== undefined) {
+    cursor = parseCursor(after, id)
+    if (cursor === undefined) {
+      return refuse(
+        "invalid_cursor",
+        `after: expected the next of an earlier page of object ${id}, got ${show(after)}`,
+        to,
+        id,
+      )
+    }
+    if (order !== undefined && cursor.order !== order) {
+      return refuse(
+        "invalid_cursor",
+        `after: that cursor is of a read with order ${cursor.order}, got order ${order}`,
+        to,
+        id,
+      )
+    }
+  }
+  return Result.succeed({
+    id,
+    limit,
+    order: cursor?.order ?? order ?? "asc",
+    after: cursor,
+    from: from === undefined ? undefined : fromMillis(from),
+    to: until === undefined ? undefined : fromMillis(until),
+    requestId: to.requestId,
+    replyTo: to.replyTo,
+  })
+}
+
+/** Checks a `Nats-Msg-Id` header; the reason why it is refused, or `undefined`. */
+export const messageIdProblem = (messageId: string): string | undefined =>
+  messageId.length * 3 <= messageIdMaxBytes || Buffer.byteLength(messageId) <= messageIdMaxBytes
+    ? undefined
+    : `Nats-Msg-Id: expected at most ${messageIdMaxBytes} bytes, got ${Buffer.byteLength(messageId)}`
+
+// --- Encoding. By concatenation: each of these runs once per append or entry, and numbers of 64 bits keep their digits.
+
+const requestIdField = (requestId: string | undefined): string =>
+  requestId === undefined ? "" : `,"request_id":${JSON.stringify(requestId)}`
+
+export const encodeAppended = (id: ObjectId.ObjectId, placed: Placed, requestId: string | undefined): string =>
+  `{"type":"append","status":"ok","id":${id},"position":${placed.position},"seq":${placed.seq},"timestamp":${toMillis(placed.timestamp)}${placed.duplicate ? ',"duplicate":true' : ""}${requestIdField(requestId)}}`
+
+export const encodeError = (
+  type: "append" | "query",
+  refusal: Pick<Refusal, "code" | "message" | "requestId" | "id">,
+): string =>
+  `{"type":"${type}","status":"error"${refusal.id === undefined ? "" : `,"id":${refusal.id}`},"error":{"code":"${refusal.code}","message":${JSON.stringify(refusal.message)}}${requestIdField(refusal.requestId)}}`
+
+export const encodeEntry = (entry: LogEntry): string =>
+  `{"position":${entry.position},"seq":${entry.seq},"timestamp":${toMillis(entry.timestamp)},"log":${JSON.stringify(entry.log)}}`
+
+export interface Page {
+  readonly page: number
+  readonly last: boolean
+  /** Entries as `encodeEntry` made them. */
+  readonly entries: ReadonlyArray<string>
+  readonly next: Cursor | undefined
+}
+
+export const encodePage = (id: ObjectId.ObjectId, page: Page, requestId: string | undefined): string =>
+  `{"type":"query","status":"ok","id":${id},"page":${page.page},"last":${page.last},"entries":[${page.entries.join(",")}]${page.next === undefined ? "" : `,"next":"${cursorText(id, page.next)}"`}${requestIdField(requestId)}}`

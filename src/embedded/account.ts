@@ -1,0 +1,87 @@
+/**
+ * Who runs PostgreSQL, which refuses to run as root: as root, the unprivileged user `nobody`; otherwise we ourselves.
+ *
+ * That user may not reach what lies below a private folder such as /root, so whatever it needs and can't reach is kept
+ * below /var/tmp. No folder that we did not make is made more open.
+ */
+import { Effect, FileSystem, Path } from "effect"
+import { createHash } from "node:crypto"
+import { execFileSync } from "node:child_process"
+import { chownSync, lchownSync, readdirSync } from "node:fs"
+import { join } from "node:path"
+import { type Account, ServerFailed } from "./serverProcess.ts"
+
+const publicFolder = "/var/tmp"
+
+const idOf = (flag: "-u" | "-g"): number => Number(execFileSync("id", [flag, "nobody"], { encoding: "utf8" }).trim())
+
+/** `undefined`: run as ourselves. */
+export const serverAccount: Effect.Effect<Account | undefined, ServerFailed> = Effect.try({
+  try: () => (process.getuid?.() === 0 ? { uid: idOf("-u"), gid: idOf("-g") } : undefined),
+  catch: (cause) =>
+    new ServerFailed({
+      server: "postgres",
+      problem: `as root it has to run as the user nobody, who is not there: ${String(cause)}`,
+    }),
+})
+
+/** Can everybody enter all folders on the way to this one? */
+const isReachable = Effect.fnUntraced(function* (folder: string) {
+  const fs = yield* FileSystem.FileSystem
+  const path = yield* Path.Path
+  for (let current = folder; ; current = path.dirname(current)) {
+    const info = yield* fs.stat(current)
+    if ((info.mode & 0o001) === 0) return false
+    if (path.dirname(current) === current) return true
+  }
+})
+
+const digest = (text: string) => createHash("sha256").update(text).digest("hex").slice(0, 16)
+
+/** The folder of the programs as that user can reach it: itself, or a copy. */
+export const reachablePrograms = Effect.fnUntraced(function* (folder: string, account: Account | undefined) {
+  const fs = yield* FileSystem.FileSystem
+  const path = yield* Path.Path
+  if (account === undefined || (yield* isReachable(folder))) return folder
+  const target = path.join(publicFolder, `objectlog-postgres-${digest(folder + (yield* fs.stat(folder)).mtime)}`)
+  if (yield* fs.exists(target)) return target
+  const work = yield* fs.makeTempDirectory({ directory: publicFolder, prefix: "objectlog-copy-" })
+  yield* fs.chmod(work, 0o755)
+  yield* fs.copy(folder, path.join(work, "native"))
+  yield* fs.chmod(path.join(work, "native"), 0o755)
+  // Whoever is first wins; both copies are the same.
+  yield* Effect.catch(fs.rename(path.join(work, "native"), target), (error) =>
+    Effect.flatMap(fs.exists(target), (exists) => (exists ? Effect.void : Effect.fail(error))),
+  )
+  yield* fs.remove(work, { recursive: true, force: true })
+  return target
+})
+
+const giveTo = (folder: string, account: Account): void => {
+  lchownSync(folder, account.uid, account.gid)
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    const child = join(folder, entry.name)
+    if (entry.isDirectory()) giveTo(child, account)
+    else lchownSync(child, account.uid, account.gid)
+  }
+}
+
+/**
+ * A folder for a server's data, owned by its user: `folder` itself, or where that user can't reach it, one below /var/tmp
+ * to which `folder` is a link.
+ */
+export const reachableData = Effect.fnUntraced(function* (folder: string, account: Account | undefined) {
+  const fs = yield* FileSystem.FileSystem
+  const path = yield* Path.Path
+  yield* fs.makeDirectory(path.dirname(folder), { recursive: true })
+  if (account === undefined || (yield* isReachable(path.dirname(folder)))) {
+    yield* fs.makeDirectory(folder, { recursive: true, mode: 0o700 })
+    if (account !== undefined) yield* Effect.sync(() => giveTo(folder, account))
+    return folder
+  }
+  const target = path.join(publicFolder, `objectlog-data-${digest(folder)}`)
+  yield* fs.makeDirectory(target, { recursive: true, mode: 0o700 })
+  yield* Effect.sync(() => chownSync(target, account.uid, account.gid))
+  if (!(yield* fs.exists(folder))) yield* fs.symlink(target, folder)
+  return target
+})

@@ -1,0 +1,79 @@
+/**
+ * The append pipeline: deliveries → decode → ring → lane of the shard → event → ack.
+ *
+ * Knows nothing of NATS or SQL. The intake handles chunks, not messages: nothing here forks, awaits or allocates a span
+ * for a single message.
+ */
+import { Effect, Fiber, Queue, Result, Stream } from "effect"
+import { Broker, type Delivery } from "../broker/Broker.ts"
+import { decodeAppend, messageIdProblem, type AppendRequest, type Limits, type Refusal } from "../domain/Protocol.ts"
+import { Metrics } from "../observe/Metrics.ts"
+import { HashRing } from "../placement/HashRing.ts"
+import * as Lane from "./Lane.ts"
+import * as limits from "./limits.ts"
+import { logDelivery, refuse } from "./outcome.ts"
+import type { WorkerOptions } from "./Worker.ts"
+
+/** Decodes a delivery with its headers; the refusal where it can't be served. */
+const decode = (delivery: Delivery, bounds: Limits): Result.Result<Lane.Work, Refusal> => {
+  const decoded = decodeAppend(delivery.payload, bounds)
+  if (Result.isFailure(decoded)) return Result.fail(decoded.failure)
+  const request: AppendRequest = decoded.success
+  const messageId = delivery.header("Nats-Msg-Id") || undefined
+  const problem = messageId === undefined ? undefined : messageIdProblem(messageId)
+  if (problem !== undefined) return Result.fail({ ...request, code: "invalid_message", message: problem })
+  const { seq, timestamp } = delivery
+  return Result.succeed({ delivery, request, entry: { id: request.id, timestamp, seq, log: request.log, messageId } })
+}
+
+/** Runs until interrupted; then stops the intake, finishes or hands back what it holds, within `drainMillis`. */
+export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
+  Effect.gen(function* () {
+    const broker = yield* Broker
+    const ring = yield* HashRing
+    const metrics = yield* Metrics
+    const lanes = yield* Effect.forEach(ring.shards, (shard, index) => Lane.make(index, shard.name))
+    const refused = yield* Queue.bounded<readonly [Delivery, Refusal]>(limits.refusalsWaiting)
+
+    const route = Effect.fnUntraced(function* (deliveries: ReadonlyArray<Delivery>) {
+      const bounds: Limits = { maxPayload: broker.maxPayload(), responseTopic }
+      const routed: Array<Array<Lane.Work>> = lanes.map(() => [])
+      let redelivered = 0
+      for (const delivery of deliveries) {
+        if (delivery.deliveryCount > 1) redelivered++
+        const work = decode(delivery, bounds)
+        if (Result.isSuccess(work)) routed[ring.shardOf(work.success.entry.id)]!.push(work.success)
+        else yield* Queue.offer(refused, [delivery, work.failure])
+        if (debug) yield* logDelivery("append", delivery)
+      }
+      if (redelivered > 0) yield* metrics.count("redeliveries_total", { subject: "append" }, redelivered)
+      // Side by side, so that a full lane holds up the others once at most.
+      yield* Effect.forEach(
+        lanes,
+        (lane, index) => (routed[index]!.length > 0 ? lane.offer(routed[index]!) : Effect.void),
+        {
+          concurrency: "unbounded",
+          discard: true,
+        },
+      )
+    })
+
+    const working = yield* Effect.all(
+      [
+        ...lanes.map((lane) => lane.run),
+        Stream.fromQueue(refused).pipe(
+          Stream.mapEffect(([delivery, refusal]) => refuse("append", delivery, refusal), {
+            concurrency: limits.refusalsAtOnce,
+            unordered: true,
+          }),
+          Stream.runDrain,
+        ),
+      ],
+      { concurrency: "unbounded", discard: true },
+    ).pipe(Effect.forkScoped)
+    // Registered after the fork, so it runs first: the lanes still work while they are closed.
+    yield* Effect.addFinalizer(() =>
+      Effect.forEach(lanes, (lane) => lane.close, { concurrency: "unbounded", discard: true }),
+    )
+    yield* Effect.raceFirst(Stream.runForEachArray(broker.appends, route), Fiber.join(working))
+  }).pipe(Effect.scoped)

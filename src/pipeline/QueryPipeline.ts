@@ -1,0 +1,154 @@
+/**
+ * The query pipeline: deliveries → decode → ring → pages from the shard → response events → ack.
+ *
+ * A read is one consistent snapshot: positions are given in the order of commit and without gaps, so "all up to the count
+ * that the object had at the start" is a snapshot that needs no transaction and no connection between pages.
+ *
+ * A read that is interrupted (a worker killed, a shard lost) is delivered again and starts anew with page 0. Its pages
+ * carry ids that chain over everything sent before them, so the broker drops a repeated page only where the whole read
+ * up to it is the same; a client takes page n as replacing whatever it holds from page n on.
+ */
+import { Effect, Random, Result, Semaphore, Stream } from "effect"
+import { createHash } from "node:crypto"
+import { Broker, type Delivery, type OutgoingEvent } from "../broker/Broker.ts"
+import type { Cursor } from "../domain/Cursor.ts"
+import type { LogEntry } from "../domain/LogEntry.ts"
+import { decodeRead, type ReadRequest } from "../domain/Protocol.ts"
+import { Metrics } from "../observe/Metrics.ts"
+import { HashRing } from "../placement/HashRing.ts"
+import { ShardPool, type ShardUnavailable } from "../shard/ShardPool.ts"
+import * as limits from "./limits.ts"
+import { makePacker } from "./paging.ts"
+import { logDelivery, outcomeId, publishForever, refuse } from "./outcome.ts"
+import type { WorkerOptions } from "./Worker.ts"
+
+const cursorOf = (order: ReadRequest["order"], entry: LogEntry): Cursor =>
+  order === "position" ? { order, position: entry.position } : { order, timestamp: entry.timestamp, seq: entry.seq }
+
+/** Names the pages of one read for the broker's deduplication: each id depends on all pages so far. */
+const makePageIds = (delivery: Delivery) => {
+  let chain = ""
+  return (payload: string): string => {
+    chain = createHash("sha1").update(chain).update(payload).digest("base64url")
+    return `${outcomeId(delivery)}-${chain}`
+  }
+}
+
+/** Fetches and sends all pages of one read; fails only when the shard does. */
+const sendPages = Effect.fnUntraced(function* (delivery: Delivery, request: ReadRequest, index: number) {
+  const broker = yield* Broker
+  const pool = yield* ShardPool
+  const metrics = yield* Metrics
+  const shard = (yield* HashRing).shards[index]!.name
+  const { id, order, from, to, limit, requestId, replyTo } = request
+  const upTo = yield* pool.count(index, id)
+  const packer = makePacker(id, requestId, broker.maxPayload())
+  const pageId = makePageIds(delivery)
+  // Without bounds in time or place, having seen all of the snapshot is the end: no last, empty fetch.
+  const expected = from === undefined && to === undefined && request.after === undefined ? upTo : Infinity
+
+  const fetch = (after: Cursor | undefined, remaining: number) =>
+    pool.readPage(index, {
+      id,
+      order,
+      after,
+      from,
+      to,
+      upTo,
+      // One more than is wanted tells whether `limit` cuts the read short.
+      maxEntries: Math.min(limits.fetchEntriesMax, remaining + 1),
+      maxBytes: limits.fetchBytesMax,
+    })
+  const publish = Effect.fnUntraced(function* (payloads: ReadonlyArray<string>) {
+    if (payloads.length === 0) return
+    const events = payloads.map((payload): OutgoingEvent => ({ payload, messageId: pageId(payload), replyTo }))
+    yield* publishForever(events)
+    yield* metrics.count("pages_sent_total", { shard }, events.length)
+  })
+
+  let after = request.after
+  let seen = 0
+  let remaining = limit ?? Infinity
+  let next: Cursor | undefined
+  while (seen < expected && upTo > 0) {
+    const fetched = yield* fetch(after, remaining)
+    if (fetched.length === 0) break
+    const entries = fetched.length > remaining ? fetched.slice(0, remaining) : fetched
+    seen += entries.length
+    remaining -= entries.length
+    if (entries.length > 0) after = cursorOf(order, entries.at(-1)!)
+    yield* publish(packer.add(entries))
+    const tooLarge = packer.tooLarge()
+    if (tooLarge !== undefined) {
+      const message = `entry ${tooLarge.position}: needs ${tooLarge.bytes} bytes, more than the broker's max_payload of ${broker.maxPayload()} leaves`
+      return yield* refuse("query", delivery, { code: "entry_too_large", message, id, requestId, replyTo })
+    }
+    yield* metrics.count("entries_read_total", { shard }, entries.length)
+    if (fetched.length > entries.length) {
+      next = after
+      break
+    }
+  }
+  yield* publish([packer.finish(next)])
+  delivery.ack()
+  yield* metrics.count("messages_total", { subject: "query", outcome: "ok" })
+})
+
+/** Serves reads until interrupted; a read that is under way then is handed back. */
+export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
+  Effect.gen(function* () {
+    const broker = yield* Broker
+    const ring = yield* HashRing
+    const metrics = yield* Metrics
+    // A share of its own for each shard: reads that hang on one can't use up the slots of the others.
+    const shares = ring.shards.map(() => ({ permits: Semaphore.makeUnsafe(limits.readsPerShard), waiting: 0 }))
+
+    const handBack = Effect.fnUntraced(function* (delivery: Delivery) {
+      delivery.retry(limits.handBackDelay(delivery.deliveryCount, yield* Random.next))
+    })
+
+    const serve = Effect.fnUntraced(function* (delivery: Delivery) {
+      if (debug) yield* logDelivery("query", delivery)
+      if (delivery.deliveryCount > 1) yield* metrics.count("redeliveries_total", { subject: "query" })
+      const decoded = decodeRead(delivery.payload, { maxPayload: broker.maxPayload(), responseTopic })
+      if (Result.isFailure(decoded)) return yield* refuse("query", delivery, decoded.failure)
+      const request = decoded.success
+      const index = ring.shardOf(request.id)
+      const share = shares[index]!
+      const shard = ring.shards[index]!.name
+      if (share.waiting >= limits.readsWaitingPerShard) {
+        yield* metrics.count("handed_back_total", { shard })
+        return yield* handBack(delivery)
+      }
+      share.waiting++
+      const unavailable = Effect.fnUntraced(function* (error: ShardUnavailable) {
+        yield* metrics.count("retries_total", { part: "read", reason: error.reason })
+        yield* Effect.logWarning(`${error.message}; the read is handed back`)
+        yield* handBack(delivery)
+      })
+      yield* sendPages(delivery, request, index).pipe(
+        Effect.catchTag("ShardUnavailable", unavailable),
+        share.permits.withPermits(1),
+        Effect.ensuring(Effect.sync(() => share.waiting--)),
+      )
+    })
+
+    /** A long read is one delivery: the broker hears of it until it ends, and gets it back when the worker stops. */
+    const attended = (delivery: Delivery) =>
+      serve(delivery).pipe(
+        Effect.raceFirst(
+          Effect.forever(
+            Effect.delay(
+              Effect.sync(() => delivery.working()),
+              limits.keepAliveMillis,
+            ),
+          ),
+        ),
+        Effect.onInterrupt(() => Effect.sync(() => delivery.retry(0))),
+      )
+
+    yield* broker.queries.pipe(
+      Stream.mapEffect(attended, { concurrency: limits.readsAtOnce, unordered: true }),
+      Stream.runDrain,
+    )
+  })

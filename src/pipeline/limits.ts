@@ -1,0 +1,56 @@
+/** Every bound of the pipelines, with its unit and its reason. */
+import { Schedule } from "effect"
+
+/** Most entries in one append transaction. Beyond some hundreds a larger batch buys little and delays its first event. */
+export const batchEntriesMax = 500
+
+/** Most log text in one append transaction, in UTF-16 code units: what a transaction may cost in memory on both sides. */
+export const batchCharactersMax = 4 * 1024 * 1024
+
+/** Most appends that wait in a lane: four batches, so that the next is there when one ends. */
+export const laneEntriesMax = 4 * batchEntriesMax
+
+/** Most log text that waits in a lane, in UTF-16 code units. */
+export const laneCharactersMax = 16 * 1024 * 1024
+
+/** Batches of one lane that are committed and wait for the broker to confirm their events. */
+export const lanePublishing = 4
+
+/** How long a full lane may hold up the intake before it hands back: a busy shard catches up within it, a slow one does not. */
+export const laneFullWaitMillis = 250
+
+/** The broker delivers again after 30 s without a sign; every ten seconds we give one for what is still held. */
+export const keepAliveMillis = 10_000
+
+/** How long a stopping worker waits for transactions and events under way before it hands back. */
+export const drainMillis = 5_000
+
+/** First and longest delay after which the broker delivers again what a shard could not take. */
+export const handBackMillis = { first: 1_000, longest: 60_000 }
+
+/** Delay for the n-th redelivery: doubling, capped, jittered to 80 … 120 % so that a backlog does not come back at once. */
+export const handBackDelay = (deliveryCount: number, random: number): number =>
+  Math.round(
+    Math.min(handBackMillis.first * 2 ** Math.min(deliveryCount - 1, 16), handBackMillis.longest) *
+      (0.8 + 0.4 * random),
+  )
+
+/** Retries without end: 50 ms doubling, at most 5 s apart, jittered. */
+export const retryForever = Schedule.min([Schedule.exponential("50 millis"), Schedule.spaced("5 seconds")]).pipe(
+  Schedule.jittered,
+)
+
+/** Reads that run at the same time on one shard, and that wait for it, before reads are handed back. */
+export const readsPerShard = 8
+export const readsWaitingPerShard = 64
+
+/** Reads under way in one worker. */
+export const readsAtOnce = 256
+
+/** Entries and bytes of log text fetched by one statement of a read: a few pages, and the memory a read costs. */
+export const fetchEntriesMax = 8_000
+export const fetchBytesMax = 2 * 1024 * 1024
+
+/** Refused messages that wait for their dead letter, and how many are written at the same time. */
+export const refusalsWaiting = 1_000
+export const refusalsAtOnce = 64

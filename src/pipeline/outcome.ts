@@ -1,0 +1,49 @@
+/** How a message ends: its event, its dead letter, and the identity of both. */
+import { Effect } from "effect"
+import { Broker, type BrokerUnavailable, type Delivery, type OutgoingEvent } from "../broker/Broker.ts"
+import { encodeError, type Refusal } from "../domain/Protocol.ts"
+import { Metrics } from "../observe/Metrics.ts"
+import * as limits from "./limits.ts"
+
+/** The id of a message's outcome for the broker's deduplication: one outcome per stored message, so its stamp is enough. */
+export const outcomeId = (delivery: Delivery): string => `${delivery.subject}-${delivery.seq}-${delivery.timestamp}`
+
+/** What MODE=debug shows of a message: where it came from, never what it says. */
+export const logDelivery = (type: "append" | "query", { seq, deliveryCount, payload }: Delivery): Effect.Effect<void> =>
+  Effect.logDebug(`${type} received`).pipe(Effect.annotateLogs({ seq, deliveryCount, bytes: payload.byteLength }))
+
+/** Repeats an operation of the broker, without end, until it succeeds. */
+export const persist = <A>(
+  part: string,
+  operation: Effect.Effect<A, BrokerUnavailable>,
+): Effect.Effect<A, never, Metrics> =>
+  operation.pipe(
+    Effect.tapError((error) =>
+      Metrics.use((metrics) => metrics.count("retries_total", { part, reason: error.operation })).pipe(
+        Effect.andThen(Effect.logWarning(`${error.message}; retrying`)),
+      ),
+    ),
+    Effect.retry(limits.retryForever),
+    // The schedule has no end, so an error can't come through.
+    Effect.catch(() => Effect.never),
+  )
+
+export const publishForever = (events: ReadonlyArray<OutgoingEvent>): Effect.Effect<void, never, Broker | Metrics> =>
+  Broker.use((broker) => persist("publish", broker.publish(events)))
+
+/** Dead-letters and answers one message; `type` is the kind of the request. */
+export const refuse = Effect.fnUntraced(function* (
+  type: "append" | "query",
+  delivery: Delivery,
+  refusal: Refusal,
+): Effect.fn.Return<void, never, Broker | Metrics> {
+  const broker = yield* Broker
+  const metrics = yield* Metrics
+  yield* persist("dead letter", broker.deadLetter(delivery, { code: refusal.code, message: refusal.message }))
+  yield* publishForever([
+    { payload: encodeError(type, refusal), messageId: outcomeId(delivery), replyTo: refusal.replyTo },
+  ])
+  delivery.ack()
+  yield* metrics.count("dead_letters_total", { code: refusal.code })
+  yield* metrics.count("messages_total", { subject: type, outcome: refusal.code })
+})

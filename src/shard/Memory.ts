@@ -1,0 +1,223 @@
+/**
+ * The in-memory twin of `ShardPoolLive`, with the same `planAppend`, and the switches that tests need.
+ */
+import { Buffer } from "node:buffer"
+import { Context, Effect, Latch, Layer } from "effect"
+import { compareStamps, type LogEntry, type NewEntry, type Placed, type Stamp, toStored } from "../domain/LogEntry.ts"
+import type { ObjectId } from "../domain/ObjectId.ts"
+import { type Existing, type Head, identityKey, messageKey, planAppend } from "./plan.ts"
+import { pageRange } from "./readPage.ts"
+import { BatchRejected, type PageQuery, ShardPool, ShardUnavailable } from "./ShardPool.ts"
+
+/** `hang`: operations wait until the shard changes its state. */
+export type ShardState = "up" | "down" | "hang"
+
+/** Looks into, and breaks, the shards of `layerMemory`. */
+export class MemoryShards extends Context.Service<
+  MemoryShards,
+  {
+    readonly names: ReadonlyArray<string>
+    readonly setState: (shard: number, state: ShardState) => Effect.Effect<void>
+    /** Completes when an operation has reached the shard since its state was last set. */
+    readonly awaitUse: (shard: number) => Effect.Effect<void>
+    /** A batch with a log that matches is rejected, as by a database constraint; `undefined` rejects none. */
+    readonly reject: (shard: number, matches: ((log: string) => boolean) | undefined) => Effect.Effect<void>
+    /** All entries of an object by position. */
+    readonly entries: (shard: number, id: ObjectId) => Effect.Effect<ReadonlyArray<LogEntry>>
+    readonly objects: (shard: number) => Effect.Effect<ReadonlyArray<ObjectId>>
+    /** The sizes of the batches that were stored, in order. */
+    readonly batches: (shard: number) => Effect.Effect<ReadonlyArray<number>>
+  }
+>()("objectlog/shard/MemoryShards") {}
+
+export interface MemoryOptions {
+  /** Logs that every shard rejects from the start. */
+  readonly reject?: ((log: string) => boolean) | undefined
+}
+
+/** A ShardPool on Maps, and its switches. Several workers share it by sharing the layer, or the services it gives. */
+export const layerMemory = (
+  names: ReadonlyArray<string>,
+  options?: MemoryOptions,
+): Layer.Layer<ShardPool | MemoryShards> => Layer.effectContext(Effect.sync(() => make(names, options)))
+
+interface Shard {
+  readonly name: string
+  readonly logs: Map<ObjectId, Log>
+  readonly batches: Array<number>
+  state: ShardState
+  /** Open unless the shard hangs. */
+  readonly gate: Latch.Latch
+  /** Opened by the next operation. */
+  readonly used: Latch.Latch
+  reject: ((log: string) => boolean) | undefined
+}
+
+interface Log {
+  head: Head
+  /** By position. */
+  readonly entries: Array<Entry>
+  /** By stamp. */
+  readonly sorted: Array<Entry>
+  readonly byIdentity: Map<string, Existing>
+  readonly byMessageId: Map<string, Existing>
+}
+
+interface Entry extends LogEntry {
+  readonly bytes: number
+}
+
+const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Context<ShardPool | MemoryShards> => {
+  const shards = names.map((name): Shard => ({
+    name,
+    logs: new Map(),
+    batches: [],
+    state: "up",
+    gate: Latch.makeUnsafe(true),
+    used: Latch.makeUnsafe(false),
+    reject: options?.reject,
+  }))
+  const use = <A, E>(
+    index: number,
+    operation: string,
+    run: (shard: Shard) => Effect.Effect<A, E>,
+  ): Effect.Effect<A, E | ShardUnavailable> =>
+    Effect.suspend(() => {
+      const shard = shards[index]!
+      shard.used.openUnsafe()
+      return Effect.andThen(
+        shard.gate.await,
+        Effect.suspend((): Effect.Effect<A, E | ShardUnavailable> =>
+          shard.state === "down" ? Effect.fail(new ShardUnavailable(down(shard.name, operation))) : run(shard),
+        ),
+      )
+    })
+
+  const pool = ShardPool.of({
+    append: (index, batch) => use(index, "append", (shard) => append(shard, batch)),
+    count: (index, id) => use(index, "count", (shard) => Effect.succeed(shard.logs.get(id)?.head.entries ?? 0)),
+    readPage: (index, query) => use(index, "read", (shard) => Effect.sync(() => page(shard.logs.get(query.id), query))),
+    health: Effect.sync(() =>
+      shards.map(({ name, state }) => ({
+        shard: name,
+        ok: state === "up",
+        reason: state === "up" ? undefined : state === "down" ? "connection" : "timeout",
+      })),
+    ),
+  })
+  const control = MemoryShards.of({
+    names,
+    setState: (index, state) =>
+      Effect.sync(() => {
+        const shard = shards[index]!
+        shard.state = state
+        shard.used.closeUnsafe()
+        if (state === "hang") shard.gate.closeUnsafe()
+        else shard.gate.openUnsafe()
+      }),
+    awaitUse: (index) => Effect.suspend(() => shards[index]!.used.await),
+    reject: (index, matches) => Effect.sync(() => void (shards[index]!.reject = matches)),
+    entries: (index, id) => Effect.sync(() => (shards[index]!.logs.get(id)?.entries ?? []).map(toEntry)),
+    objects: (index) => Effect.sync(() => [...shards[index]!.logs.keys()]),
+    batches: (index) => Effect.sync(() => [...shards[index]!.batches]),
+  })
+  return Context.make(ShardPool, pool).pipe(Context.add(MemoryShards, control))
+}
+
+const down = (shard: string, operation: string) => ({
+  shard,
+  operation,
+  reason: "connection",
+  cause: new Error("the shard is down"),
+})
+
+/** Synchronous, so atomic. */
+const append = (shard: Shard, batch: ReadonlyArray<NewEntry>): Effect.Effect<ReadonlyArray<Placed>, BatchRejected> => {
+  const { logs, name, reject } = shard
+  if (reject !== undefined && batch.some((entry) => reject(entry.log))) {
+    return Effect.fail(new BatchRejected({ shard: name, sqlState: "22000", cause: new Error("rejected by the test") }))
+  }
+  const heads = new Map<ObjectId, Head>()
+  const byIdentity = new Map<string, Existing>()
+  const byMessageId = new Map<string, Existing>()
+  for (const entry of batch) {
+    const log = logs.get(entry.id)
+    heads.set(entry.id, log?.head ?? { entries: 0, lastTimestamp: -1n })
+    const identity = identityKey(entry.id, entry)
+    const same = log?.byIdentity.get(identity)
+    if (same !== undefined) byIdentity.set(identity, same)
+    if (entry.messageId === undefined) continue
+    const message = messageKey(entry.id, entry.messageId)
+    const twin = log?.byMessageId.get(message)
+    if (twin !== undefined) byMessageId.set(message, twin)
+  }
+  const plan = planAppend(batch, heads, byIdentity, byMessageId)
+  for (const { entry, position } of plan.inserts) insert(logOf(logs, entry.id), entry, position)
+  for (const [id, head] of plan.heads) logOf(logs, id).head = head
+  shard.batches.push(batch.length)
+  return Effect.succeed(plan.placed)
+}
+
+const logOf = (logs: Map<ObjectId, Log>, id: ObjectId): Log => {
+  let log = logs.get(id)
+  if (log === undefined) {
+    log = {
+      head: { entries: 0, lastTimestamp: -1n },
+      entries: [],
+      sorted: [],
+      byIdentity: new Map(),
+      byMessageId: new Map(),
+    }
+    logs.set(id, log)
+  }
+  return log
+}
+
+const insert = (log: Log, { id, log: text, messageId, seq, timestamp }: NewEntry, position: number): void => {
+  const entry: Entry = { position, timestamp, seq, log: text, bytes: Buffer.byteLength(toStored(text).log) }
+  const existing: Existing = { position, timestamp, seq }
+  log.entries.push(entry)
+  log.sorted.splice(lowerBound(log.sorted, entry), 0, entry)
+  log.byIdentity.set(identityKey(id, entry), existing)
+  if (messageId !== undefined) log.byMessageId.set(messageKey(id, messageId), existing)
+}
+
+/** Where a stamp is, or would be. */
+const lowerBound = (sorted: ReadonlyArray<Entry>, stamp: Stamp): number => {
+  let low = 0
+  let high = sorted.length
+  while (low < high) {
+    const middle = (low + high) >>> 1
+    if (compareStamps(sorted[middle]!, stamp) < 0) low = middle + 1
+    else high = middle
+  }
+  return low
+}
+
+const page = (log: Log | undefined, query: PageQuery): ReadonlyArray<LogEntry> => {
+  if (log === undefined) return []
+  const { above, below, positionAbove, positionMax } = pageRange(query)
+  const found: Array<LogEntry> = []
+  let bytes = 0
+  for (const entry of inOrder(log, query.order, above, below, positionAbove)) {
+    if (found.length >= query.maxEntries || (found.length > 0 && bytes >= query.maxBytes)) break
+    if (compareStamps(entry, above) <= 0 || compareStamps(entry, below) >= 0) continue
+    if (entry.position <= positionAbove || entry.position > positionMax) continue
+    found.push(toEntry(entry))
+    bytes += entry.bytes
+  }
+  return found
+}
+
+function* inOrder(log: Log, order: PageQuery["order"], above: Stamp, below: Stamp, positionAbove: number) {
+  const { entries, sorted } = log
+  if (order === "position") {
+    for (let i = Math.max(0, positionAbove); i < entries.length; i++) yield entries[i]!
+  } else if (order === "asc") {
+    for (let i = lowerBound(sorted, above); i < sorted.length; i++) yield sorted[i]!
+  } else {
+    for (let i = lowerBound(sorted, below) - 1; i >= 0; i--) yield sorted[i]!
+  }
+}
+
+const toEntry = ({ log, position, seq, timestamp }: Entry): LogEntry => ({ position, timestamp, seq, log })

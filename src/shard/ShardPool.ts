@@ -1,0 +1,72 @@
+/**
+ * The logs themselves, spread over shards: appends batches and reads pages.
+ *
+ * `ShardPoolLive` keeps them in PostgreSQL, `layerMemory` (Memory.ts) in memory; both pass `test/shard/shardPoolContract.ts`.
+ */
+import { Context, Schema, type Effect } from "effect"
+import type { LogEntry, NewEntry, Placed, Stamp } from "../domain/LogEntry.ts"
+import type { ObjectId } from "../domain/ObjectId.ts"
+
+/** A failure that another attempt may cure: connection, deadlock, time-out, a full disk, a missing table. */
+export class ShardUnavailable extends Schema.TaggedError<ShardUnavailable>()("ShardUnavailable", {
+  shard: Schema.String,
+  operation: Schema.String,
+  /** SQLSTATE or a word such as `connection`; the label under which retries are counted. */
+  reason: Schema.String,
+  cause: Schema.Defect(),
+}) {
+  override get message(): string {
+    return `shard ${this.shard}: ${this.operation} failed (${this.reason}): ${this.cause instanceof Error ? this.cause.message : String(this.cause)}`
+  }
+}
+
+/** The database refuses the data itself: another attempt with the same batch fails in the same way. */
+export class BatchRejected extends Schema.TaggedError<BatchRejected>()("BatchRejected", {
+  shard: Schema.String,
+  /** SQLSTATE of class 22, 23 or 54. */
+  sqlState: Schema.String,
+  cause: Schema.Defect(),
+}) {
+  override get message(): string {
+    return `shard ${this.shard}: batch rejected (${this.sqlState}): ${this.cause instanceof Error ? this.cause.message : String(this.cause)}`
+  }
+}
+
+/** One page of a read. Bounds are exclusive where named `after`; a page ends at whichever bound is met first. */
+export interface PageQuery {
+  readonly id: ObjectId
+  readonly order: "asc" | "desc" | "position"
+  readonly after: Stamp | { readonly position: number } | undefined
+  /** Nanoseconds, inclusive / exclusive. */
+  readonly from: bigint | undefined
+  readonly to: bigint | undefined
+  /** Only entries up to this position: what makes all pages of a read one consistent snapshot. */
+  readonly upTo: number
+  readonly maxEntries: number
+  /** The page ends with the entry that reaches this many bytes of log text, so it always holds one entry if there is one. */
+  readonly maxBytes: number
+}
+
+export interface ShardHealth {
+  readonly shard: string
+  readonly ok: boolean
+  readonly reason: string | undefined
+}
+
+export class ShardPool extends Context.Service<
+  ShardPool,
+  {
+    /**
+     * Appends a batch to one shard in one transaction. The answer has one item per entry, in the batch's order. An entry
+     * that is already there, by identity or by message id, is not added again and gives its first place.
+     */
+    readonly append: (
+      shard: number,
+      batch: ReadonlyArray<NewEntry>,
+    ) => Effect.Effect<ReadonlyArray<Placed>, ShardUnavailable | BatchRejected>
+    /** How many entries an object has: the last position, 0 without a log. */
+    readonly count: (shard: number, id: ObjectId) => Effect.Effect<number, ShardUnavailable>
+    readonly readPage: (shard: number, query: PageQuery) => Effect.Effect<ReadonlyArray<LogEntry>, ShardUnavailable>
+    readonly health: Effect.Effect<ReadonlyArray<ShardHealth>>
+  }
+>()("objectlog/shard/ShardPool") {}

@@ -1,0 +1,188 @@
+/**
+ * The append transaction: a batch of entries of one shard, all or nothing.
+ *
+ * Five statements, in this order: make sure that the object rows exist, lock them, look up what may be stored already,
+ * then insert the entries and update the rows. Between the look-up and the insert, `planAppend` decides.
+ *
+ * Rejected:
+ * - One statement for all of it (`insert … on conflict do update … returning` in a CTE): its rows are locked in the order
+ *   in which the executor meets them, and two batches with the same objects deadlock, also when the ids are sorted; and
+ *   its snapshot is older than its locks, so it does not see what the transaction that it waited for has committed.
+ * - Locking first and inserting only the missing rows: that inserts while locks are held, and deadlocks.
+ * - `insert into log_entries … on conflict do nothing` in place of the look-up: positions would get gaps.
+ *
+ * Why no deadlock is left: rows are first inserted in ascending order by a transaction that holds no lock on an older row,
+ * then locked in ascending order; and whoever waits in the first step waits for a row that its owner inserted later than
+ * all smaller ones.
+ */
+import { PgTypes } from "@effect/sql-pg"
+import type { PgClient } from "@effect/sql-pg/PgClient"
+import { Effect, Result, Schedule } from "effect"
+import type { SqlError } from "effect/sql"
+import { type NewEntry, type Placed, toStored } from "../domain/LogEntry.ts"
+import { fromColumn, type ObjectId, toColumn } from "../domain/ObjectId.ts"
+import { type Existing, type Head, identityKey, mayExist, messageKey, type Plan, planAppend } from "./plan.ts"
+import { defectAsFailure, isConflict } from "./transient.ts"
+
+/** Appends a batch in one transaction; one that loses against another transaction is repeated a few times. */
+export const appendEntries: (
+  sql: PgClient,
+  batch: ReadonlyArray<NewEntry>,
+) => Effect.Effect<ReadonlyArray<Placed>, SqlError.SqlError> = Effect.fnUntraced(
+  function* (sql: PgClient, batch: ReadonlyArray<NewEntry>) {
+    if (batch.length === 0) return []
+    return yield* sql.withTransaction(append(sql, batch))
+  },
+  (self) => defectAsFailure(self),
+  Effect.retry({ while: isConflict, schedule: Schedule.jittered(Schedule.exponential("5 millis")), times: 5 }),
+)
+
+const append = Effect.fnUntraced(function* (sql: PgClient, batch: ReadonlyArray<NewEntry>) {
+  const ids = sortedColumns(batch)
+  yield* ensureObjects(sql, ids)
+  const heads = yield* lockObjects(sql, ids)
+  const redelivered = batch.filter((entry) => mayExist(entry, heads.get(entry.id)!))
+  const byIdentity = redelivered.length === 0 ? none : yield* findByIdentity(sql, redelivered)
+  const named = batch.filter((entry) => entry.messageId !== undefined)
+  const byMessageId = named.length === 0 ? none : yield* findByMessageId(sql, named)
+  const plan = planAppend(batch, heads, byIdentity, byMessageId)
+  if (plan.inserts.length > 0) yield* store(sql, plan)
+  return plan.placed
+})
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Statements
+// ---------------------------------------------------------------------------------------------------------------------
+
+const ensureObjects = (sql: PgClient, ids: ReadonlyArray<bigint>) => sql`
+  insert into objects (id, entries, last_timestamp)
+  select id, 0, -1 from unnest(${int8s(ids)}) as missing (id)
+  on conflict do nothing`
+
+const lockObjects = (
+  sql: PgClient,
+  ids: ReadonlyArray<bigint>,
+): Effect.Effect<ReadonlyMap<ObjectId, Head>, SqlError.SqlError> =>
+  Effect.map(
+    sql<{ id: bigint; entries: bigint; last_timestamp: bigint }>`
+      select id, entries, last_timestamp from objects where id = any(${int8s(ids)}) order by id for update`,
+    (rows) => {
+      const heads = new Map<ObjectId, Head>()
+      for (const row of rows) {
+        heads.set(fromColumn(row.id), { entries: Number(row.entries), lastTimestamp: row.last_timestamp })
+      }
+      return heads
+    },
+  )
+
+const findByIdentity = (
+  sql: PgClient,
+  entries: ReadonlyArray<NewEntry>,
+): Effect.Effect<ReadonlyMap<string, Existing>, SqlError.SqlError> =>
+  Effect.map(
+    sql<StoredPlace>`
+      select object_id, timestamp, seq, position
+      from unnest(
+        ${int8s(entries.map((entry) => toColumn(entry.id)))},
+        ${int8s(entries.map((entry) => entry.timestamp))},
+        ${int8s(entries.map((entry) => BigInt(entry.seq)))}
+      ) as wanted (object_id, timestamp, seq)
+      join log_entries using (object_id, timestamp, seq)`,
+    (rows) => {
+      const found = new Map<string, Existing>()
+      for (const row of rows) {
+        const existing = toExisting(row)
+        found.set(identityKey(fromColumn(row.object_id), existing), existing)
+      }
+      return found
+    },
+  )
+
+const findByMessageId = (
+  sql: PgClient,
+  entries: ReadonlyArray<NewEntry>,
+): Effect.Effect<ReadonlyMap<string, Existing>, SqlError.SqlError> =>
+  Effect.map(
+    sql<StoredPlace & { message_id: string }>`
+      select object_id, timestamp, seq, position, message_id
+      from unnest(
+        ${int8s(entries.map((entry) => toColumn(entry.id)))},
+        ${texts(entries.map((entry) => entry.messageId!))}
+      ) as wanted (object_id, message_id)
+      join log_entries using (object_id, message_id)`,
+    (rows) => {
+      const found = new Map<string, Existing>()
+      for (const row of rows) found.set(messageKey(fromColumn(row.object_id), row.message_id), toExisting(row))
+      return found
+    },
+  )
+
+/** Entries and object rows in one statement, to save a round trip while the rows are locked. */
+const store = (sql: PgClient, plan: Plan) => {
+  const ids: Array<bigint> = []
+  const timestamps: Array<bigint> = []
+  const seqs: Array<bigint> = []
+  const positions: Array<bigint> = []
+  const logs: Array<string> = []
+  const escapes: Array<boolean> = []
+  const messageIds: Array<string | null> = []
+  for (const { entry, position } of plan.inserts) {
+    const stored = toStored(entry.log)
+    ids.push(toColumn(entry.id))
+    timestamps.push(entry.timestamp)
+    seqs.push(BigInt(entry.seq))
+    positions.push(BigInt(position))
+    logs.push(stored.log)
+    escapes.push(stored.escaped)
+    messageIds.push(entry.messageId ?? null)
+  }
+  const heads = [...plan.heads]
+  return sql`
+    with inserted as (
+      insert into log_entries (object_id, timestamp, seq, position, log, escaped, message_id)
+      select * from unnest(
+        ${int8s(ids)}, ${int8s(timestamps)}, ${int8s(seqs)}, ${int8s(positions)},
+        ${texts(logs)}, ${array(escapes, PgTypes.OID.bool)}, ${texts(messageIds)}
+      )
+    )
+    update objects
+    set entries = changed.entries, last_timestamp = changed.last_timestamp
+    from unnest(
+      ${int8s(heads.map(([id]) => toColumn(id)))},
+      ${int8s(heads.map(([, head]) => BigInt(head.entries)))},
+      ${int8s(heads.map(([, head]) => head.lastTimestamp))}
+    ) as changed (id, entries, last_timestamp)
+    where objects.id = changed.id`
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Columns
+// ---------------------------------------------------------------------------------------------------------------------
+
+interface StoredPlace {
+  readonly object_id: bigint
+  readonly timestamp: bigint
+  readonly seq: bigint
+  readonly position: bigint
+}
+
+const none: ReadonlyMap<string, Existing> = new Map()
+
+const toExisting = (row: StoredPlace): Existing => ({
+  position: Number(row.position),
+  timestamp: row.timestamp,
+  seq: Number(row.seq),
+})
+
+/** The distinct ids of a batch in the order of the column, which is signed: every transaction must use the same order. */
+const sortedColumns = (batch: ReadonlyArray<NewEntry>): ReadonlyArray<bigint> => {
+  const distinct = new Set<bigint>()
+  for (const entry of batch) distinct.add(toColumn(entry.id))
+  return [...distinct].sort((a, b) => (a < b ? -1 : a > b ? 1 : 0))
+}
+
+/** With the type said, an array that is empty or all null encodes too, and the statement stays the same. */
+const array = (values: ReadonlyArray<unknown>, elementOid: number) =>
+  Result.getOrThrow(PgTypes.array(values, elementOid))
+const int8s = (values: ReadonlyArray<bigint>) => array(values, PgTypes.OID.int8)
+const texts = (values: ReadonlyArray<string | null>) => array(values, PgTypes.OID.text)

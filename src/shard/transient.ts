@@ -1,0 +1,82 @@
+/**
+ * Which database failures another attempt may cure, decided by SQLSTATE alone: what `SqlError.isRetryable` says files
+ * shutdowns, full disks and exhausted connections under "unknown, not retryable".
+ */
+import { Cause, Effect } from "effect"
+import { SqlError } from "effect/sql"
+import { BatchRejected, ShardUnavailable } from "./ShardPool.ts"
+
+/** SQLSTATE 22P03, for a value that the client itself cannot encode: the same batch can never be sent. */
+const cannotEncode = "22P03"
+
+/** The SQLSTATE of a failure; `undefined` where the server never answered. */
+export const sqlStateOf = (error: SqlError.SqlError): string | undefined => {
+  const cause: unknown = error.reason.cause
+  if (typeof cause !== "object" || cause === null) return undefined
+  if ("_tag" in cause && cause._tag === "PgTypesCodecError") return cannotEncode
+  return "code" in cause && typeof cause.code === "string" && /^[0-9A-Z]{5}$/.test(cause.code) ? cause.code : undefined
+}
+
+/**
+ * Is it the data's fault? Data exception (22), constraint (23), program limit (54, such as an index row that is too
+ * large). Everything else is the server's or the operator's: also 42, since a missing table is not the message's fault,
+ * 25006 of a standby and 28 while a password is being changed.
+ */
+export const isDataFault = (sqlState: string | undefined): boolean =>
+  sqlState !== undefined && /^(?:22|23|54)/.test(sqlState)
+
+/** May the transaction be repeated at once? It lost against another one, and was rolled back whole. */
+export const isConflict = (error: SqlError.SqlError): boolean => {
+  const sqlState = sqlStateOf(error)
+  return sqlState === "40001" || sqlState === "40P01"
+}
+
+/** The failure as the lanes see it. Appends only: a read has no batch to reject, see `unavailable`. */
+export const classify = (
+  shard: string,
+  operation: string,
+  error: SqlError.SqlError,
+): ShardUnavailable | BatchRejected => {
+  const sqlState = sqlStateOf(error)
+  return sqlState !== undefined && isDataFault(sqlState)
+    ? new BatchRejected({ shard, sqlState, cause: describe(error) })
+    : unavailable(shard, operation, error)
+}
+
+export const unavailable = (shard: string, operation: string, error: SqlError.SqlError): ShardUnavailable =>
+  new ShardUnavailable({ shard, operation, reason: reasonOf(error), cause: describe(error) })
+
+/**
+ * `Die(SqlError)` -> failure. A connection that is lost inside `withTransaction` fails the roll-back too, and that
+ * arrives as a defect, which no typed retry would see.
+ */
+export const defectAsFailure = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | SqlError.SqlError, R> =>
+  Effect.catchCause(self, (cause): Effect.Effect<never, E | SqlError.SqlError> => {
+    if (Cause.hasInterrupts(cause)) return Effect.failCause(cause)
+    for (const reason of cause.reasons) {
+      if (Cause.isDieReason(reason) && SqlError.isSqlError(reason.defect)) return Effect.fail(reason.defect)
+    }
+    return Effect.failCause(cause)
+  })
+
+const reasonOf = (error: SqlError.SqlError): string => {
+  const sqlState = sqlStateOf(error)
+  if (sqlState !== undefined) return sqlState
+  return error.reason._tag === "ConnectionError" ? "connection" : "unknown"
+}
+
+/**
+ * A cause that is only a text. The original holds statement parameters, the failing row and perhaps the configuration,
+ * which must not reach a log or a span.
+ */
+const describe = (error: SqlError.SqlError): Error => {
+  const cause: unknown = error.reason.cause
+  const text = cause instanceof Error || hasMessage(cause) ? cause.message : ""
+  const described = new Error((text === "" ? error.reason.message : text).replace(/\/\/[^@/\s]*@/g, "//<redacted>@"))
+  // The stack says where this function is called, which is of no use to anybody.
+  described.stack = `${described.name}: ${described.message}`
+  return described
+}
+
+const hasMessage = (value: unknown): value is { readonly message: string } =>
+  typeof value === "object" && value !== null && "message" in value && typeof value.message === "string"

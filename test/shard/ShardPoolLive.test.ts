@@ -1,0 +1,206 @@
+import { assert, describe, it } from "@effect/vitest"
+import { PgClient } from "@effect/sql-pg"
+import { Cause, Effect, Exit, Layer, Schedule } from "effect"
+import { Reactivity } from "effect/reactivity"
+import { placementOf } from "../../src/placement/guard.ts"
+import { ShardPool } from "../../src/shard/ShardPool.ts"
+import { ShardPoolLive, type ShardSettings } from "../../src/shard/ShardPoolLive.ts"
+import { twoServers } from "./livePostgres.ts"
+import { entry, everything, freshId, shardPoolContract } from "./shardPoolContract.ts"
+
+const poolOf = (shards: ReadonlyArray<ShardSettings>, autoMigrate = true) =>
+  ShardPoolLive({ shards, autoMigrate, placement: placementOf(shards) })
+
+/** A second connection, past the pool. */
+const clientOf = ({ database, host, password, port, user }: ShardSettings) =>
+  PgClient.make({ host, port, database, username: user, password, maxConnections: 1 }).pipe(
+    Effect.provide(Reactivity.layer),
+  )
+
+/** Both servers with a pool that has started on them. */
+const started = Effect.gen(function* () {
+  const servers = yield* twoServers
+  const shards = servers.map((server) => server.settings)
+  const services = yield* Layer.build(poolOf(shards))
+  return { servers, shards, pool: yield* Effect.provide(ShardPool, services) }
+})
+
+shardPoolContract(
+  "ShardPoolLive",
+  Layer.unwrap(Effect.map(twoServers, (servers) => poolOf(servers.map((server) => server.settings)))),
+)
+
+describe("ShardPoolLive", () => {
+  it.live("lets appenders overlap without deadlocks or gaps", () =>
+    Effect.gen(function* () {
+      const { pool, shards } = yield* started
+      const others = yield* Layer.build(Layer.fresh(poolOf(shards)))
+      const pools = [pool, yield* Effect.provide(ShardPool, others)]
+      const ids = Array.from({ length: 30 }, freshId)
+      let seq = 0
+      yield* Effect.forEach(
+        Array.from({ length: 8 }, (_, appender) => appender),
+        Effect.fnUntraced(function* (appender) {
+          for (let round = 0; round < 20; round++) {
+            const order = appender % 2 === 0 ? ids : ids.toReversed()
+            yield* pools[appender % 2]!.append(
+              0,
+              order
+                .filter((_, index) => (index + round) % 3 !== appender % 3)
+                .map((objectId) => entry(objectId, ++seq)),
+            )
+          }
+        }),
+        { concurrency: "unbounded", discard: true },
+      )
+      let total = 0
+      for (const objectId of ids) {
+        const log = yield* pool.readPage(0, everything(objectId, { order: "position" }))
+        assert.deepStrictEqual(
+          log.map((at) => at.position),
+          log.map((_, index) => index + 1),
+        )
+        total += log.length
+      }
+      assert.strictEqual(total, seq)
+    }),
+  )
+
+  it.live("starts four times at once on empty databases", () =>
+    Effect.gen(function* () {
+      const shards = (yield* twoServers).map((server) => server.settings)
+      const all = yield* Effect.all(
+        Array.from({ length: 4 }, () => Layer.build(Layer.fresh(poolOf(shards)))),
+        { concurrency: "unbounded" },
+      )
+      for (const services of all) {
+        const pool = yield* Effect.provide(ShardPool, services)
+        assert.isTrue((yield* pool.health).every((at) => at.ok))
+      }
+      const sql = yield* clientOf(shards[1]!)
+      assert.deepStrictEqual(yield* sql`select name, state from shard`, [{ name: "b", state: "ready" }])
+    }),
+  )
+
+  it.live("says that a stopped shard is unavailable, serves the others, and recovers", () =>
+    Effect.gen(function* () {
+      const { pool, servers } = yield* started
+      const objectId = freshId()
+      yield* pool.append(0, [entry(objectId, 1)])
+      yield* servers[0].stop
+      assert.strictEqual((yield* Effect.flip(pool.append(0, [entry(objectId, 2)])))._tag, "ShardUnavailable")
+      assert.strictEqual((yield* Effect.flip(pool.readPage(0, everything(objectId))))._tag, "ShardUnavailable")
+      assert.strictEqual((yield* pool.append(1, [entry(objectId, 1)])).length, 1)
+      assert.deepStrictEqual(
+        (yield* pool.health).map((at) => at.ok),
+        [false, true],
+      )
+      yield* servers[0].start
+      const [placed] = yield* pool.append(0, [entry(objectId, 2)]).pipe(Effect.retry(Schedule.recurs(20)))
+      assert.strictEqual(placed!.position, 2)
+    }),
+  )
+
+  it.live("starts while a known shard is down, and verifies it when it is back", () =>
+    Effect.gen(function* () {
+      const { servers, shards } = yield* started
+      yield* servers[1].stop
+      const pool = yield* Effect.provide(ShardPool, yield* Layer.build(Layer.fresh(poolOf(shards))))
+      const objectId = freshId()
+      assert.strictEqual((yield* pool.append(0, [entry(objectId, 1)])).length, 1)
+      assert.strictEqual((yield* Effect.flip(pool.append(1, [entry(objectId, 1)])))._tag, "ShardUnavailable")
+      yield* servers[1].start
+      assert.strictEqual((yield* pool.append(1, [entry(objectId, 1)])).length, 1)
+    }),
+  )
+
+  it.live("makes a connection that is killed during an append a failure, not a defect", () =>
+    Effect.gen(function* () {
+      const { pool, shards } = yield* started
+      const sql = yield* clientOf(shards[0]!)
+      // The append's own trigger kills its session: no timing is needed.
+      yield* sql`
+        create function suicide() returns trigger language plpgsql as
+        $$ begin perform pg_terminate_backend(pg_backend_pid()); return new; end $$`
+      yield* sql`
+        create trigger suicide before insert on log_entries for each row when (new.log = 'die') execute function suicide()`
+      const objectId = freshId()
+      const exit = yield* Effect.exit(pool.append(0, [entry(objectId, 1, { log: "die" })]))
+      assert.isTrue(Exit.isFailure(exit) && !Cause.hasDies(exit.cause))
+      assert.strictEqual(Exit.isFailure(exit) ? Cause.squash(exit.cause)?.constructor.name : "", "ShardUnavailable")
+      assert.strictEqual((yield* pool.append(0, [entry(objectId, 2)]))[0]!.position, 1)
+    }),
+  )
+
+  it.live("rejects a batch for its data, and stores none of it", () =>
+    Effect.gen(function* () {
+      const { pool, shards } = yield* started
+      const sql = yield* clientOf(shards[0]!)
+      yield* sql`
+        create function poison() returns trigger language plpgsql as
+        $$ begin raise exception 'poisoned' using errcode = '22000'; end $$`
+      yield* sql`
+        create trigger poison before insert on log_entries for each row when (new.log = 'poison') execute function poison()`
+      const objectId = freshId()
+      const error = yield* Effect.flip(pool.append(0, [entry(objectId, 1), entry(objectId, 2, { log: "poison" })]))
+      assert.isTrue(error._tag === "BatchRejected" && error.sqlState === "22000" && error.message.includes("poisoned"))
+      assert.strictEqual(yield* pool.count(0, objectId), 0)
+    }),
+  )
+
+  it.live("refuses swapped addresses, and says so", () =>
+    Effect.gen(function* () {
+      const { shards } = yield* started
+      const [a, b] = [shards[0]!, shards[1]!]
+      const swapped = [
+        { ...b, name: "a" },
+        { ...a, name: "b" },
+      ]
+      const error = yield* Effect.flip(Layer.build(poolOf(swapped)))
+      assert.strictEqual(error._tag, "PlacementMismatch")
+      assert.include(
+        error.message,
+        `the database at 127.0.0.1:${b.port} is shard b, POSTGRES_IPS expects shard a there`,
+      )
+      assert.include(error.message, "swapped")
+    }),
+  )
+
+  it.live("says what to do about missing tables that it may not create", () =>
+    Effect.gen(function* () {
+      const shards = (yield* twoServers).map((server) => server.settings)
+      const error = yield* Effect.flip(Layer.build(poolOf(shards, false)))
+      assert.strictEqual(error._tag, "SchemaOutdated")
+      assert.include(error.message, "POSTGRES_AUTOMIGRATE=true")
+    }),
+  )
+
+  it.live("reads pages of a long log as a range of an index", () =>
+    Effect.gen(function* () {
+      const { pool, shards } = yield* started
+      const sql = yield* clientOf(shards[0]!)
+      yield* sql`insert into objects values (7, 200000, 200000)`
+      yield* sql`
+        insert into log_entries select 7, n, n, n, 'log ' || n, false, null from generate_series(1::bigint, 200000) n`
+      const read = yield* Effect.forEach(["asc", "desc", "position"] as const, (order) =>
+        pool.readPage(0, {
+          ...everything(freshId(), { order, maxEntries: 2, upTo: 200_000 }),
+          id: 7n as never,
+          after: order === "position" ? { position: 100_000 } : { timestamp: 100_000n, seq: 100_000 },
+        }),
+      )
+      assert.deepStrictEqual(
+        read.map((page) => page.map((at) => at.position)),
+        [
+          [100_001, 100_002],
+          [99_999, 99_998],
+          [100_001, 100_002],
+        ],
+      )
+      // The backends of the pool report what they touched: far fewer rows than the log has.
+      const [row] = yield* sql<{ touched: bigint }>`
+        select seq_tup_read + coalesce(idx_tup_fetch, 0) as touched from pg_stat_user_tables where relname = 'log_entries'`
+      assert.isBelow(Number(row!.touched), 1_000)
+    }),
+  )
+})

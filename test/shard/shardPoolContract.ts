@@ -1,0 +1,278 @@
+/** What every ShardPool does: one suite, run against the live one and its in-memory twin. Two shards are expected. */
+import { assert, layer } from "@effect/vitest"
+import { Effect, type Layer } from "effect"
+import { compareStamps, type LogEntry, type NewEntry, type Placed } from "../../src/domain/LogEntry.ts"
+import type { ObjectId } from "../../src/domain/ObjectId.ts"
+import { type PageQuery, ShardPool } from "../../src/shard/ShardPool.ts"
+
+export const id = (value: bigint | number): ObjectId => BigInt(value) as ObjectId
+
+/** Ids that no other test of this process uses. */
+let lastId = 1_000_000n
+export const freshId = (): ObjectId => id(++lastId)
+
+export const entry = (
+  objectId: ObjectId,
+  seq: number,
+  fields: { readonly timestamp?: bigint; readonly log?: string; readonly messageId?: string } = {},
+): NewEntry => ({
+  id: objectId,
+  seq,
+  timestamp: fields.timestamp ?? 1_763_922_300_000_000_000n + BigInt(seq),
+  log: fields.log ?? `log ${seq}`,
+  messageId: fields.messageId,
+})
+
+export const everything = (objectId: ObjectId, fields: Partial<PageQuery> = {}): PageQuery => ({
+  id: objectId,
+  order: "asc",
+  after: undefined,
+  from: undefined,
+  to: undefined,
+  upTo: Number.MAX_SAFE_INTEGER,
+  maxEntries: 10_000,
+  maxBytes: 64 * 1024 * 1024,
+  ...fields,
+})
+
+const positions = (placed: ReadonlyArray<Placed | LogEntry>) => placed.map((at) => at.position)
+const seqs = (placed: ReadonlyArray<Placed | LogEntry>) => placed.map((at) => at.seq)
+const upTo = (count: number) => Array.from({ length: count }, (_, index) => index + 1)
+
+/** A small random generator with a seed, so that a failure can be repeated. */
+const random = (seed: number) => {
+  let state = seed
+  return (below: number): number => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
+    return Math.floor((state / 2 ** 32) * below)
+  }
+}
+
+/** What a log is, said as simply as possible. */
+class Model {
+  readonly entries: Array<NewEntry & { readonly position: number }> = []
+
+  append(batch: ReadonlyArray<NewEntry>): ReadonlyArray<Placed> {
+    const placed = new Map<NewEntry, Placed>()
+    for (const added of batch.toSorted(compareStamps)) {
+      const same = this.entries.find((at) => at.id === added.id && compareStamps(at, added) === 0)
+      const twin = this.entries.find(
+        (at) => added.messageId !== undefined && at.id === added.id && at.messageId === added.messageId,
+      )
+      const first = same ?? twin
+      const position = first?.position ?? this.of(added.id).length + 1
+      if (first === undefined) this.entries.push({ ...added, position })
+      const { seq, timestamp } = first ?? added
+      placed.set(added, { position, seq, timestamp, duplicate: same === undefined && twin !== undefined })
+    }
+    return batch.map((added) => placed.get(added)!)
+  }
+
+  of(objectId: ObjectId): ReadonlyArray<LogEntry> {
+    return this.entries
+      .filter((at) => at.id === objectId)
+      .map(({ log, position, seq, timestamp }) => ({ position, timestamp, seq, log }))
+  }
+}
+
+/** Every page of a read, joined. */
+const readAll = Effect.fnUntraced(function* (query: PageQuery) {
+  const pool = yield* ShardPool
+  const all: Array<LogEntry> = []
+  let { after } = query
+  while (true) {
+    const page = yield* pool.readPage(0, { ...query, after })
+    if (page.length === 0) return all
+    all.push(...page)
+    const last = page.at(-1)!
+    after = query.order === "position" ? { position: last.position } : { timestamp: last.timestamp, seq: last.seq }
+  }
+})
+
+export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPool | R, E>): void => {
+  layer(pool, { excludeTestServices: true, timeout: "60 seconds" })(`${name}: contract`, (it) => {
+    it.effect("gives positions 1 … n without gaps, for each object", () =>
+      Effect.gen(function* () {
+        const { append, count } = yield* ShardPool
+        const [a, b] = [freshId(), freshId()]
+        const placed = yield* append(0, [entry(a, 1), entry(b, 2), entry(a, 3), entry(b, 4), entry(a, 5)])
+        assert.deepStrictEqual(positions(placed), [1, 1, 2, 2, 3])
+        assert.deepStrictEqual(positions(yield* append(0, [entry(a, 6), entry(b, 7)])), [4, 3])
+        assert.strictEqual(yield* count(0, a), 4)
+        assert.strictEqual(yield* count(0, freshId()), 0)
+        assert.strictEqual(yield* count(1, a), 0)
+        assert.deepStrictEqual(yield* append(0, []), [])
+      }),
+    )
+
+    it.effect("gives a repeated batch the same places", () =>
+      Effect.gen(function* () {
+        const { append, count } = yield* ShardPool
+        const a = freshId()
+        const batch = [entry(a, 1), entry(a, 2, { messageId: "m" }), entry(a, 3)]
+        const first = yield* append(0, batch)
+        yield* append(0, [entry(a, 4)])
+        assert.deepStrictEqual(yield* append(0, batch), first)
+        assert.strictEqual(yield* count(0, a), 4)
+        // Overlapping with new ones, and twice in one batch.
+        const overlapping = yield* append(0, [entry(a, 3), entry(a, 5), entry(a, 5)])
+        assert.deepStrictEqual(positions(overlapping), [3, 5, 5])
+        assert.isFalse(overlapping.some((at) => at.duplicate))
+      }),
+    )
+
+    it.effect("adds one entry for a message id of an object, for ever", () =>
+      Effect.gen(function* () {
+        const { append } = yield* ShardPool
+        const [a, b] = [freshId(), freshId()]
+        const messageId = "m1"
+        const within = yield* append(0, [
+          entry(a, 1, { messageId }),
+          entry(a, 2, { messageId }),
+          entry(b, 3, { messageId }),
+        ])
+        assert.deepStrictEqual(
+          within.map(({ duplicate, position, seq }) => [position, seq, duplicate]),
+          [
+            [1, 1, false],
+            [1, 1, true],
+            [1, 3, false],
+          ],
+        )
+        const [across] = yield* append(0, [entry(a, 9, { messageId })])
+        assert.deepStrictEqual([across!.position, across!.seq, across!.duplicate], [1, 1, true])
+      }),
+    )
+
+    it.effect("takes later stamps first, and sorts by stamp but counts by commit", () =>
+      Effect.gen(function* () {
+        const { append, readPage } = yield* ShardPool
+        const a = freshId()
+        yield* append(0, [entry(a, 10), entry(a, 8)])
+        yield* append(0, [entry(a, 9), entry(a, 7)])
+        assert.deepStrictEqual(seqs(yield* readPage(0, everything(a))), [7, 8, 9, 10])
+        assert.deepStrictEqual(seqs(yield* readPage(0, everything(a, { order: "desc" }))), [10, 9, 8, 7])
+        assert.deepStrictEqual(seqs(yield* readPage(0, everything(a, { order: "position" }))), [8, 10, 7, 9])
+      }),
+    )
+
+    it.effect("keeps ids exact over the whole range", () =>
+      Effect.gen(function* () {
+        const { append, readPage } = yield* ShardPool
+        const ids = [0n, 2n ** 53n + 1n, 2n ** 53n, 2n ** 63n, 2n ** 63n - 1n, 2n ** 64n - 1n].map(id)
+        yield* append(
+          0,
+          ids.map((value, index) => entry(value, index + 1, { log: String(value) })),
+        )
+        for (const value of ids) {
+          assert.deepStrictEqual(
+            (yield* readPage(0, everything(value))).map((at) => at.log),
+            [String(value)],
+          )
+        }
+      }),
+    )
+
+    it.effect("returns every text character for character", () =>
+      Effect.gen(function* () {
+        const { append, readPage } = yield* ShardPool
+        const a = freshId()
+        const logs = [
+          "",
+          "\u0000",
+          'a\u0000b\\u0000"',
+          "\ud800",
+          "x\udc00\ud800y",
+          "🦜 naïve ☃",
+          "\r\n\t",
+          "x".repeat(900 * 1024),
+        ]
+        yield* append(
+          0,
+          logs.map((log, index) => entry(a, index + 1, { log })),
+        )
+        assert.deepStrictEqual(
+          (yield* readPage(0, everything(a))).map((at) => at.log),
+          logs,
+        )
+      }),
+    )
+
+    it.effect("bounds pages by entries, bytes, time, position and cursor", () =>
+      Effect.gen(function* () {
+        const { append, readPage } = yield* ShardPool
+        const a = freshId()
+        const stamp = (seq: number) => BigInt(Math.ceil(seq / 2)) * 1_000n
+        yield* append(
+          0,
+          upTo(10).map((seq) => entry(a, seq, { timestamp: stamp(seq), log: "x".repeat(100) })),
+        )
+        const read = (fields: Partial<PageQuery>) => Effect.map(readPage(0, everything(a, fields)), seqs)
+        assert.deepStrictEqual(yield* read({ maxEntries: 3 }), [1, 2, 3])
+        assert.deepStrictEqual(yield* read({ maxBytes: 1 }), [1])
+        assert.deepStrictEqual(yield* read({ maxBytes: 200 }), [1, 2])
+        assert.deepStrictEqual(yield* read({ maxBytes: 201 }), [1, 2, 3])
+        assert.deepStrictEqual(yield* read({ order: "desc", maxBytes: 250 }), [10, 9, 8])
+        assert.deepStrictEqual(yield* read({ order: "position", maxBytes: 250 }), [1, 2, 3])
+        assert.deepStrictEqual(yield* read({ from: 2_000n, to: 4_000n }), [3, 4, 5, 6])
+        assert.deepStrictEqual(yield* read({ order: "desc", from: 2_000n, to: 4_000n }), [6, 5, 4, 3])
+        assert.deepStrictEqual(yield* read({ order: "position", from: 2_000n, to: 4_000n }), [3, 4, 5, 6])
+        assert.deepStrictEqual(yield* read({ from: 4_000n, to: 2_000n }), [])
+        assert.deepStrictEqual(yield* read({ from: -(2n ** 70n), to: 2n ** 70n, maxEntries: 1 }), [1])
+        assert.deepStrictEqual(yield* read({ upTo: 4 }), [1, 2, 3, 4])
+        assert.deepStrictEqual(yield* read({ order: "desc", upTo: 4, maxEntries: 2 }), [4, 3])
+        assert.deepStrictEqual(yield* read({ after: { timestamp: stamp(7), seq: 7 } }), [8, 9, 10])
+        assert.deepStrictEqual(yield* read({ order: "desc", after: { timestamp: stamp(4), seq: 4 } }), [3, 2, 1])
+        assert.deepStrictEqual(yield* read({ order: "position", after: { position: 7 } }), [8, 9, 10])
+        assert.deepStrictEqual(
+          yield* read({ after: { timestamp: stamp(2), seq: 2 }, from: 3_000n, upTo: 7 }),
+          [5, 6, 7],
+        )
+      }),
+    )
+
+    it.effect("agrees with the model on random batches with repetitions", () =>
+      Effect.gen(function* () {
+        const { append } = yield* ShardPool
+        const below = random(42)
+        const ids = Array.from({ length: 5 }, freshId)
+        const model = new Model()
+        const known: Array<NewEntry> = []
+        for (let round = 0; round < 60; round++) {
+          const batch = Array.from({ length: 1 + below(30) }, (): NewEntry => {
+            if (known.length > 0 && below(4) === 0) return known[below(known.length)]!
+            const seq = known.length + 1
+            const added = entry(ids[below(ids.length)]!, seq, {
+              timestamp: BigInt(1 + below(500)),
+              log: `log ${seq}`,
+              ...(below(3) === 0 ? { messageId: `m${below(40)}` } : {}),
+            })
+            known.push(added)
+            return added
+          })
+          const expected = model.append(batch)
+          assert.deepStrictEqual(yield* append(0, batch), expected)
+        }
+        for (const objectId of ids) {
+          const stored = model.of(objectId)
+          assert.deepStrictEqual(positions(stored), upTo(stored.length))
+          const sorted = stored.toSorted(compareStamps)
+          assert.deepStrictEqual(yield* readAll(everything(objectId, { maxEntries: 7 })), sorted)
+          const newest = yield* readAll(everything(objectId, { order: "desc", maxBytes: 20 }))
+          assert.deepStrictEqual(newest, sorted.toReversed())
+          assert.deepStrictEqual(yield* readAll(everything(objectId, { order: "position", maxEntries: 9 })), stored)
+        }
+      }),
+    )
+
+    it.effect("says that the shards are healthy", () =>
+      Effect.gen(function* () {
+        const { health } = yield* ShardPool
+        assert.deepStrictEqual(
+          (yield* health).map((at) => at.ok),
+          [true, true],
+        )
+      }),
+    )
+  })
+}
