@@ -49,7 +49,11 @@ const startWorker = Effect.gen(function* () {
   }
   return yield* Effect.acquireRelease(
     Effect.callback<ChildProcess>((resume) => {
-      const child = spawn(process.execPath, ["src/main.ts", "worker"], { env, stdio: ["ignore", "pipe", "inherit"] })
+      const child = spawn(
+        process.execPath,
+        ["--max-semi-space-size=8", "--max-old-space-size=512", "src/main.ts", "worker"],
+        { env, stdio: ["ignore", "pipe", "inherit"] },
+      )
       child.stdout.once("data", () => resume(Effect.succeed(child)))
       child.once("exit", (code) => resume(Effect.die(new Error(`worker exited with ${code}`))))
     }),

@@ -4,7 +4,8 @@
  */
 import { NodeFileSystem } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
-import { Arbitrary, ConfigProvider, Effect, FileSystem, Redacted } from "effect"
+import { Arbitrary, ConfigProvider, Effect, FileSystem, Layer, Redacted } from "effect"
+import { inspect } from "node:util"
 import { ConfigInvalid, settings } from "../src/Config.ts"
 import * as draw from "./domain/arbitraries.ts"
 
@@ -12,8 +13,7 @@ type Environment = Record<string, string>
 
 const read = (env: Environment) =>
   settings.pipe(
-    Effect.provide(ConfigProvider.layer(ConfigProvider.fromEnv({ env }))),
-    Effect.provide(NodeFileSystem.layer),
+    Effect.provide(Layer.merge(ConfigProvider.layer(ConfigProvider.fromEnv({ env })), NodeFileSystem.layer)),
   )
 
 const problem = (env: Environment) => Effect.flip(read(env))
@@ -315,7 +315,7 @@ describe("secrets", () => {
         POSTGRES_IPS: "h,s=postgres://u:hunter2@h/db",
       })
       assert.notInclude(JSON.stringify(found), "hunter2")
-      assert.notInclude(String(found.shards?.[0]?.password), "hunter2")
+      assert.notInclude(inspect(found, { depth: 9 }), "hunter2")
     }),
   )
 
@@ -347,7 +347,7 @@ describe("secrets", () => {
           { POSTGRES_PASSWORD: value, POSTGRES_IPS: "h:bad" },
           { POSTGRES_PASSWORD: value, POSTGRES_PASSWORD_FILE: "/run/pw" },
         ]) {
-          // Some of these passwords make a valid list by chance; the last address doesn't.
+          // Some of these passwords make a valid list by chance; the port then gives the error.
           const error = yield* problem({ ...env, METRICS_PORT: "0" })
           for (const text of [error.message, String(error), JSON.stringify(error), error.stack ?? ""]) {
             for (const part of ["KWV", "VWK", "QZ", "XJ"]) assert.notInclude(text, part)

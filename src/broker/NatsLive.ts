@@ -3,6 +3,7 @@ import { jetstreamManager } from "@nats-io/jetstream"
 import { connect, type NatsConnection } from "@nats-io/transport-node"
 import { Effect, Layer, Random, Schedule, Stream } from "effect"
 import { Broker, BrokerUnavailable, type Delivery, type OutgoingEvent } from "./Broker.ts"
+import { connectionOptions } from "./connectionOptions.ts"
 import { deadLetterMessages } from "./deadLetter.ts"
 import { deliveries, NatsDelivery, type Reconnects } from "./deliveries.ts"
 import { attempt, type BrokerMisconfigured, provision, type Provisioned, purgeDone, type Topics } from "./provision.ts"
@@ -15,7 +16,7 @@ export interface NatsSettings extends Topics {
 }
 
 /** Messages asked for at a time: two lanes' worth of batches, and some large reads. */
-const appendsPull = 2_000
+const appendsPull = 1_000
 const queriesPull = 64
 
 /** Waits until a server answers, saying so every few seconds. */
@@ -23,7 +24,7 @@ const connected = Effect.fnUntraced(function* (settings: NatsSettings, reconnect
   const connection = yield* Effect.acquireRelease(
     attempt("connect", () =>
       connect({
-        servers: settings.servers.split(",").map((server) => server.trim()),
+        ...connectionOptions(settings.servers).options,
         name: settings.connectionName,
         maxReconnectAttempts: -1,
         reconnectTimeWait: 250,

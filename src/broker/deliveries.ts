@@ -11,9 +11,10 @@
  * (consumer deleted, no JetStream): whatever is missing is made again, and new requests replace the old. *closed*.
  */
 import { createInbox, type Msg, type NatsConnection, type Subscription } from "@nats-io/transport-node"
-import { Effect, Stream } from "effect"
+import { Effect, Latch, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { Delivery } from "./Broker.ts"
+import { firstHeader, type Headers, headerText, parseHeaders } from "./headers.ts"
 import { consumerName } from "./provision.ts"
 
 /** Bytes that one request may bring; it must take the largest message at least. */
@@ -23,6 +24,8 @@ const requestBytes = 8 * 1024 * 1024
 const expiresMillis = 30_000
 const heartbeatMillis = 5_000
 const silenceMillis = 3 * heartbeatMillis
+
+const isNonEmpty = <A>(all: Array<A>): all is [A, ...Array<A>] => all.length > 0
 
 const ack = Buffer.from("+ACK")
 const working = Buffer.from("+WPI")
@@ -34,6 +37,7 @@ export class NatsDelivery implements Delivery {
   readonly timestamp: bigint
   readonly deliveryCount: number
   readonly #message: Msg
+  #headers: string | undefined
   #settled = false
 
   constructor(message: Msg) {
@@ -54,13 +58,15 @@ export class NatsDelivery implements Delivery {
   }
 
   header(name: string): string | undefined {
-    const all = this.#message.headers
-    return all === undefined ? undefined : all.values(name)[0]
+    return firstHeader(this.#headerText(), name)
   }
 
-  /** All headers with their values. */
-  headers(): ReadonlyArray<readonly [string, ReadonlyArray<string>]> {
-    return [...(this.#message.headers ?? [])]
+  headers(): Headers {
+    return parseHeaders(this.#headerText())
+  }
+
+  #headerText(): string {
+    return (this.#headers ??= headerText(this.#message, this.#message.reply!.length))
   }
 
   ack(): void {
@@ -87,8 +93,8 @@ export interface Options {
   readonly stream: string
   /** Messages that are asked for ahead. */
   readonly pull: number
-  /** Makes what is missing again, after a pause. */
-  readonly recover: (reason: string) => Promise<void>
+  /** Makes what is missing again after a pause, longer with each failure in a row; gives the stream's name. */
+  readonly recover: (reason: string, failures: number) => Effect.Effect<string>
 }
 
 class Intake {
@@ -96,18 +102,29 @@ class Intake {
   readonly #inbox = createInbox()
   readonly #subscription: Subscription
   readonly #watch: NodeJS.Timeout
-  /** Open requests by number, in the order in which the broker serves them, with the messages still to come. */
-  readonly #requests = new Map<number, number>()
+  #stream: string
+  /**
+   * Messages still to come for open requests. One sum, since the broker serves open requests in turn and a message does
+   * not say which one it is for; the end of a request says how many of its messages won't come.
+   */
+  #open = 0
   #lastRequest = 0
+  /** Requests before this one were given up. */
+  #firstRequest = 1
   #buffer: Array<Delivery> = []
+  #bufferBytes = 0
   #deliver: (() => void) | undefined
   #scheduled = false
   #lastSign = Date.now()
-  #recovering = false
+  /** Why the consumer is lost, until it is recovered. */
+  #lost: string | undefined
+  readonly #isLost = Latch.makeUnsafe(false)
+  #failures = 0
   #closed = false
 
   constructor(options: Options) {
     this.#options = options
+    this.#stream = options.stream
     this.#subscription = options.connection.subscribe(`${this.#inbox}.*`, {
       callback: (error, message) => {
         if (error === null) this.#receive(message)
@@ -119,16 +136,25 @@ class Intake {
 
   readonly take: Effect.Effect<NonEmptyReadonlyArray<Delivery>> = Effect.callback((resume) => {
     this.#deliver = () => {
-      const [first, ...rest] = this.#buffer
-      if (first === undefined) return
+      const taken = this.#buffer
+      if (!isNonEmpty(taken)) return
       this.#buffer = []
+      this.#bufferBytes = 0
       this.#deliver = undefined
       this.#request()
-      resume(Effect.succeed([first, ...rest]))
+      resume(Effect.succeed(taken))
     }
     this.#deliver()
     return Effect.sync(() => (this.#deliver = undefined))
   })
+
+  /** Makes a lost consumer again, whenever it is lost. */
+  readonly keep: Effect.Effect<never> = Effect.suspend(() =>
+    this.#isLost.await.pipe(
+      Effect.andThen(Effect.suspend(() => this.#options.recover(this.#lost ?? "", this.#failures))),
+      Effect.tap((stream) => Effect.sync(() => this.#recovered(stream))),
+    ),
+  ).pipe(Effect.forever)
 
   /** Stops the pull; hands back what nobody took, and what is on its way. */
   async close(): Promise<void> {
@@ -141,22 +167,20 @@ class Intake {
 
   /** Asks for as many as there is room for, when half of what was asked for has come. */
   #request(): void {
-    const { connection, pull, stream } = this.#options
-    if (this.#closed || this.#recovering || connection.isClosed()) return
-    let expected = this.#buffer.length
-    for (const left of this.#requests.values()) expected += left
-    if (expected > pull / 2) return
-    const number = ++this.#lastRequest
+    const { connection, pull } = this.#options
+    if (this.#closed || this.#lost !== undefined || connection.isClosed()) return
+    const expected = this.#buffer.length + this.#open
+    if (expected > pull / 2 || this.#bufferBytes >= requestBytes) return
     const batch = pull - expected
-    this.#requests.set(number, batch)
+    this.#open += batch
     const body = {
       batch,
       max_bytes: Math.max(requestBytes, 2 * (connection.info?.max_payload ?? 0)),
       expires: expiresMillis * 1_000_000,
       idle_heartbeat: heartbeatMillis * 1_000_000,
     }
-    connection.publish(`$JS.API.CONSUMER.MSG.NEXT.${stream}.${consumerName}`, JSON.stringify(body), {
-      reply: `${this.#inbox}.${number.toString(36)}`,
+    connection.publish(`$JS.API.CONSUMER.MSG.NEXT.${this.#stream}.${consumerName}`, JSON.stringify(body), {
+      reply: `${this.#inbox}.${(++this.#lastRequest).toString(36)}`,
     })
   }
 
@@ -165,12 +189,10 @@ class Intake {
     if (message.subject.startsWith(this.#inbox)) return this.#status(message)
     const delivery = new NatsDelivery(message)
     if (this.#closed) return delivery.retry(0)
+    this.#failures = 0
     this.#buffer.push(delivery)
-    for (const [number, left] of this.#requests) {
-      if (left > 1) this.#requests.set(number, left - 1)
-      else this.#requests.delete(number)
-      break
-    }
+    this.#bufferBytes += message.data.byteLength
+    if (this.#open > 0) this.#open--
     this.#schedule()
   }
 
@@ -187,33 +209,45 @@ class Intake {
 
   #status(message: Msg): void {
     const code = message.headers?.code ?? 0
-    if (code === 100) return
-    this.#requests.delete(Number.parseInt(message.subject.slice(this.#inbox.length + 1), 36))
+    const number = Number.parseInt(message.subject.slice(this.#inbox.length + 1), 36)
+    if (code === 100) {
+      this.#failures = 0
+      return
+    }
+    if (number < this.#firstRequest) return
     const text = message.headers?.description ?? ""
-    if (code === 503 || /deleted|leadership|shutdown/i.test(text)) void this.#recover(`${code} ${text}`)
-    else this.#request()
+    // The request expired, or the next message would exceed its bytes: an ordinary end.
+    if (code !== 404 && code !== 408 && !(code === 409 && /max_?bytes|batch completed/i.test(text))) {
+      return this.#lose(`${code} ${text}`)
+    }
+    const left = Number.parseInt(message.headers?.get("Nats-Pending-Messages") ?? "", 10)
+    this.#open = Number.isNaN(left) ? 0 : Math.max(0, this.#open - left)
+    this.#request()
   }
 
   #check(): void {
-    const { connection } = this.#options
-    if (this.#requests.size > 0 && Date.now() - this.#lastSign > silenceMillis)
-      void this.#recover("no sign of the consumer")
-    else if (!connection.isClosed()) this.#request()
+    if (this.#open > 0 && Date.now() - this.#lastSign > silenceMillis) this.#lose("no sign of the consumer")
+    else this.#request()
   }
 
-  async #recover(reason: string): Promise<void> {
-    if (this.#recovering || this.#closed) return
-    this.#recovering = true
-    this.#requests.clear()
-    await this.#options.recover(reason)
-    this.#recovering = false
-    this.#lastSign = Date.now()
-    this.#request()
+  #lose(reason: string): void {
+    if (this.#lost !== undefined || this.#closed) return
+    this.#lost = reason
+    this.#isLost.openUnsafe()
+  }
+
+  #recovered(stream: string): void {
+    this.#stream = stream
+    this.#failures++
+    this.#lost = undefined
+    this.#isLost.closeUnsafe()
+    this.reconnected()
   }
 
   /** After a reconnect the broker knows nothing of the requests that were open. */
   reconnected(): void {
-    this.#requests.clear()
+    this.#open = 0
+    this.#firstRequest = this.#lastRequest + 1
     this.#lastSign = Date.now()
     this.#request()
   }
@@ -237,6 +271,7 @@ export const deliveries = (options: Options, reconnects: Reconnects): Stream.Str
         Effect.sync(() => reconnects.listeners.add(listener)),
         () => Effect.sync(() => reconnects.listeners.delete(listener)),
       )
+      yield* Effect.forkScoped(intake.keep)
       return Stream.fromPull(Effect.succeed(intake.take))
     }),
   ).pipe(Stream.scoped)

@@ -14,6 +14,7 @@ import {
   type NodeConnectionOptions,
 } from "@nats-io/transport-node"
 import { Context, Deferred, Duration, Effect, Layer, Option, Queue, Result, Schema, Stream } from "effect"
+import { connectionOptions } from "../broker/connectionOptions.ts"
 import { parseCursor } from "../domain/Cursor.ts"
 import type { ObjectId } from "../domain/ObjectId.ts"
 import { encodeError } from "../domain/Protocol.ts"
@@ -213,23 +214,6 @@ const outcome = <A>(
 const seconds = (timeout: Duration.Duration): string => `${Duration.toMillis(timeout) / 1000} s`
 
 // --- The connection
-
-/** Servers and credentials apart: the library takes none from a URL. Shown without them. */
-const connectionOptions = (servers: string): { readonly options: NodeConnectionOptions; readonly shown: string } => {
-  const hosts: Array<string> = []
-  let credentials: NodeConnectionOptions = {}
-  let tls = false
-  for (const server of servers.split(",")) {
-    const url = URL.parse(server.includes("://") ? server.trim() : `nats://${server.trim()}`)
-    // What is no URL is not shown either: it may hold a password all the same.
-    if (url === null || url.host === "") continue
-    hosts.push(url.host)
-    tls ||= url.protocol === "tls:"
-    const [user, pass] = [decodeURIComponent(url.username), decodeURIComponent(url.password)]
-    if (user !== "") credentials = pass === "" ? { token: user } : { user, pass }
-  }
-  return { options: { servers: hosts, ...credentials, ...(tls ? { tls: {} } : {}) }, shown: hosts.join(", ") }
-}
 
 const connectWithin = async (options: NodeConnectionOptions): Promise<NatsConnection> => {
   let timer: NodeJS.Timeout | undefined

@@ -269,7 +269,7 @@ export const decodeRead = (payload: Uint8Array, limits: Limits): Result.Result<R
         id,
       )
     }
-    if (order !== undefined && cursor.order !== order) {
+    if (order !== undefined && cursor.order !== order && !(cursor.order === "position" && order === "asc")) {
       return refuse(
         "invalid_cursor",
         `after: that cursor is of a read with order ${cursor.order}, got order ${order}`,

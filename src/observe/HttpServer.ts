@@ -45,5 +45,5 @@ export const layer = (port: number) =>
     disableListenLog: true,
   }).pipe(
     Layer.provide(NodeHttpServer.layer(createServer, { port, gracefulShutdownTimeout: "2 seconds" })),
-    Layer.catchTag("ServeError", (cause) => Layer.effectDiscard(Effect.fail(new PortTaken({ port, cause })))),
+    Layer.catchTag("ServeError", ({ cause }) => Layer.effectDiscard(Effect.fail(new PortTaken({ port, cause })))),
   )

@@ -47,7 +47,8 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
         if (debug) yield* logDelivery("append", delivery)
       }
       if (redelivered > 0) yield* metrics.count("redeliveries_total", { subject: "append" }, redelivered)
-      // Side by side, so that a full lane holds up the others once at most.
+      // Side by side, so that a full lane holds up the others once at most. Not interrupted, which would leave what is in
+      // no lane yet to ack_wait; a lane takes it or hands it back within `laneFullWaitMillis`.
       yield* Effect.forEach(
         lanes,
         (lane, index) => (routed[index]!.length > 0 ? lane.offer(routed[index]!) : Effect.void),
@@ -55,7 +56,7 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
           concurrency: "unbounded",
           discard: true,
         },
-      )
+      ).pipe(Effect.uninterruptible)
     })
 
     const working = yield* Effect.all(
@@ -75,5 +76,7 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
     yield* Effect.addFinalizer(() =>
       Effect.forEach(lanes, (lane) => lane.close, { concurrency: "unbounded", discard: true }),
     )
-    yield* Effect.raceFirst(Stream.runForEachArray(broker.appends, route), Fiber.join(working))
+    // A chunk that was taken is routed to its end, which is bounded: an interrupted one would wait for `ack_wait`.
+    const intake = Stream.runForEachArray(broker.appends, (deliveries) => Effect.uninterruptible(route(deliveries)))
+    yield* Effect.raceFirst(intake, Fiber.join(working))
   }).pipe(Effect.scoped)

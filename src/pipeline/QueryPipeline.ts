@@ -8,7 +8,7 @@
  * carry ids that chain over everything sent before them, so the broker drops a repeated page only where the whole read
  * up to it is the same; a client takes page n as replacing whatever it holds from page n on.
  */
-import { Effect, Random, Result, Semaphore, Stream } from "effect"
+import { Effect, FiberSet, Random, Result, Semaphore, Stream } from "effect"
 import { createHash } from "node:crypto"
 import { Broker, type Delivery, type OutgoingEvent } from "../broker/Broker.ts"
 import type { Cursor } from "../domain/Cursor.ts"
@@ -147,8 +147,18 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
         Effect.onInterrupt(() => Effect.sync(() => delivery.retry(0))),
       )
 
-    yield* broker.queries.pipe(
-      Stream.mapEffect(attended, { concurrency: limits.readsAtOnce, unordered: true }),
-      Stream.runDrain,
-    )
-  })
+    const reads = yield* FiberSet.make<void, never>()
+    const slots = Semaphore.makeUnsafe(limits.readsAtOnce)
+    const admit = (deliveries: ReadonlyArray<Delivery>) => {
+      let next = 0
+      return Effect.gen(function* () {
+        while (next < deliveries.length) {
+          yield* slots.take(1)
+          yield* FiberSet.run(reads, Effect.ensuring(attended(deliveries[next++]!), slots.release(1)))
+        }
+      }).pipe(
+        Effect.onInterrupt(() => Effect.sync(() => deliveries.slice(next).forEach((delivery) => delivery.retry(0)))),
+      )
+    }
+    yield* Effect.raceFirst(Stream.runForEachArray(broker.queries, admit), FiberSet.join(reads))
+  }).pipe(Effect.scoped)

@@ -7,14 +7,14 @@ export const batchEntriesMax = 500
 /** Most log text in one append transaction, in UTF-16 code units: what a transaction may cost in memory on both sides. */
 export const batchCharactersMax = 4 * 1024 * 1024
 
-/** Most appends that wait in a lane: four batches, so that the next is there when one ends. */
-export const laneEntriesMax = 4 * batchEntriesMax
+/** Most appends that wait in a lane: two batches, so that the next is there when one ends. */
+export const laneEntriesMax = 2 * batchEntriesMax
 
 /** Most log text that waits in a lane, in UTF-16 code units. */
 export const laneCharactersMax = 16 * 1024 * 1024
 
 /** Batches of one lane that are committed and wait for the broker to confirm their events. */
-export const lanePublishing = 4
+export const lanePublishing = 2
 
 /** How long a full lane may hold up the intake before it hands back: a busy shard catches up within it, a slow one does not. */
 export const laneFullWaitMillis = 250

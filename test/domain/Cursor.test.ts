@@ -71,7 +71,7 @@ describe("cursor", () => {
 
   it.effect.prop(
     "never throws on any text, nor on a cursor with a character changed",
-    [draw.text, cursor, draw.int(0, 40), draw.pick([..."adpzA019.-\u0000é"])],
+    [draw.text, cursor, draw.int(0, 40), draw.pick(Array.from("adpzA019.-\u0000é"))],
     ([text, sent, at, char]) =>
       Effect.sync(() => {
         parseCursor(text, one)

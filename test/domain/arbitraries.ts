@@ -18,7 +18,7 @@ export const id: Arbitrary.Arbitrary<ObjectId> = Arbitrary.map(
 )
 
 /** Code units that JSON, UTF-8 or PostgreSQL treat specially. */
-const special = [..."\u0000\u0001\u001f\u007f\"\\/{}[]:,'\n\r\t \u2028\ufeff\uffff"]
+const special = Array.from("\u0000\u0001\u001f\u007f\"\\/{}[]:,'\n\r\t \u2028\ufeff\uffff")
 const surrogates = ["\ud800", "\udbff", "\udc00", "\udfff", "\ud83d\ude00"]
 
 /** Any sequence of UTF-16 code units: lone surrogates and U+0000 included. */

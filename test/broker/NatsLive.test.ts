@@ -1,0 +1,205 @@
+/** The live broker on a real nats-server: the contract, and what only a real server can do. */
+import { jetstream, jetstreamManager, RetentionPolicy } from "@nats-io/jetstream"
+import { connect, headers, type NatsConnection } from "@nats-io/transport-node"
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Layer, Schedule, Stream } from "effect"
+import { Broker } from "../../src/broker/Broker.ts"
+import { NatsLive } from "../../src/broker/NatsLive.ts"
+import { NatsServer } from "../../src/embedded/NatsServer.ts"
+import { TestNats } from "../embedded/testServers.ts"
+import { brokerContract, type BrokerProbe } from "./brokerContract.ts"
+
+const live = Layer.unwrap(
+  Effect.map(NatsServer, ({ url }) =>
+    NatsLive({
+      servers: url,
+      logsTopic: "logs",
+      queryTopic: "query",
+      responseTopic: "response",
+      deadTopic: "dead",
+      replicas: 1,
+      connectionName: "test",
+    }),
+  ),
+)
+
+const client = Effect.flatMap(NatsServer, ({ url }) =>
+  Effect.acquireRelease(
+    Effect.promise(() => connect({ servers: url, maxReconnectAttempts: -1 })),
+    (connection) => Effect.promise(() => connection.close()),
+  ),
+)
+
+/** Reads a stream from its start, until `count` messages are there. */
+const stored = (connection: NatsConnection, stream: string, count: number) =>
+  Effect.promise(async () => {
+    const consumer = await jetstream(connection).consumers.get(stream)
+    const all: Array<{ subject: string; payload: string; header: (name: string) => string }> = []
+    const messages = await consumer.fetch({ max_messages: count, expires: 5_000 })
+    for await (const message of messages) {
+      all.push({
+        subject: message.subject,
+        payload: message.string(),
+        header: (name) => message.headers?.get(name) ?? "",
+      })
+    }
+    return all
+  })
+
+const probeOf = (connection: NatsConnection): BrokerProbe => ({
+  publishAppend: (payload, values = {}) =>
+    Effect.promise(async () => {
+      const all = headers()
+      for (const [name, value] of Object.entries(values)) all.set(name, value)
+      await jetstream(connection).publish("logs", payload, { headers: all })
+    }),
+  events: (count) =>
+    Effect.map(stored(connection, "objectlog_response", count), (all) =>
+      all.map(({ subject, payload }) => ({ subject, payload })),
+    ),
+  deadLetters: (count) =>
+    Effect.map(stored(connection, "objectlog_dead", count), (all) =>
+      all.map(({ payload, header }) => ({
+        payload,
+        code: header("Objectlog-Code"),
+        reason: header("Objectlog-Reason"),
+      })),
+    ),
+})
+
+const onServer = <A, E>(test: Effect.Effect<A, E, Broker | NatsServer>) =>
+  test.pipe(Effect.provide(Layer.provideMerge(live, TestNats.layer)))
+
+const takeAppends = (count: number) =>
+  Broker.use((broker) => broker.appends.pipe(Stream.take(count), Stream.runCollect))
+
+describe("NatsLive", () => {
+  brokerContract((test) => onServer(Effect.scoped(Effect.flatMap(client, (connection) => test(probeOf(connection))))))
+
+  it.live("several workers may provision an empty server at the same moment", () =>
+    Effect.gen(function* () {
+      yield* Effect.all(
+        Array.from({ length: 4 }, () => Layer.build(Layer.fresh(live))),
+        { concurrency: "unbounded" },
+      )
+      const connection = yield* client
+      const jsm = yield* Effect.promise(() => jetstreamManager(connection))
+      const names = yield* Effect.promise(async () => {
+        const all: Array<string> = []
+        for await (const info of jsm.streams.list()) all.push(info.config.name)
+        return all
+      })
+      assert.sameMembers(names, ["objectlog_logs", "objectlog_query", "objectlog_response", "objectlog_dead"])
+    }).pipe(Effect.scoped, Effect.provide(TestNats.layer)),
+  )
+
+  it.live("a stream that captures the subject is used under its own name, and not changed", () =>
+    Effect.gen(function* () {
+      const connection = yield* client
+      const jsm = yield* Effect.promise(() => jetstreamManager(connection))
+      yield* Effect.promise(() => jsm.streams.add({ name: "MINE", subjects: ["logs", "other"], max_msgs: 77 }))
+      yield* Layer.build(live)
+      const info = yield* Effect.promise(() => jsm.streams.info("MINE"))
+      assert.deepInclude(info.config, { max_msgs: 77, subjects: ["logs", "other"] })
+      assert.strictEqual(
+        (yield* Effect.promise(() => jsm.consumers.info("MINE", "objectlog"))).config.filter_subject,
+        "logs",
+      )
+    }).pipe(Effect.scoped, Effect.provide(TestNats.layer)),
+  )
+
+  it.live("a stream that can't serve stops the start and says why", () =>
+    Effect.gen(function* () {
+      const connection = yield* client
+      const jsm = yield* Effect.promise(() => jetstreamManager(connection))
+      yield* Effect.promise(() =>
+        jsm.streams.add({ name: "Q", subjects: ["logs"], retention: RetentionPolicy.Workqueue }),
+      )
+      const error = yield* Effect.flip(Layer.build(live))
+      assert.strictEqual(error.message, "stream Q: expected retention by limits, got workqueue")
+    }).pipe(Effect.scoped, Effect.provide(TestNats.layer)),
+  )
+
+  it.live("a stream that is deleted under a running worker is made again, and deliveries go on", () =>
+    onServer(
+      Effect.scoped(
+        Effect.gen(function* () {
+          const connection = yield* client
+          const probe = probeOf(connection)
+          const jsm = yield* Effect.promise(() => jetstreamManager(connection))
+          const broker = yield* Broker
+          const seen: Array<string> = []
+          yield* broker.appends.pipe(
+            Stream.runForEach((delivery) =>
+              Effect.sync(() => {
+                seen.push(Buffer.from(delivery.payload).toString())
+                delivery.ack()
+              }),
+            ),
+            Effect.forkScoped,
+          )
+          yield* probe.publishAppend("before")
+          yield* Effect.promise(() => jsm.streams.delete("objectlog_logs"))
+          // Storing fails until the worker has made the stream again.
+          yield* Effect.tryPromise(() => jetstream(connection).publish("logs", "after")).pipe(
+            Effect.retry({ schedule: Schedule.spaced("50 millis"), times: 400 }),
+            Effect.timeout("20 seconds"),
+          )
+          while (!seen.includes("after")) yield* Effect.sleep("10 millis")
+        }),
+      ).pipe(Effect.timeout("25 seconds")),
+    ),
+  )
+
+  it.live("dead letters near max_payload are kept in parts; headers that the broker acts on are renamed", () =>
+    onServer(
+      Effect.scoped(
+        Effect.gen(function* () {
+          const connection = yield* client
+          const probe = probeOf(connection)
+          const broker = yield* Broker
+          const large = "x".repeat(connection.info!.max_payload - 200)
+          yield* probe.publishAppend("small", { "Nats-Expected-Stream": "objectlog_logs", custom: "kept" })
+          yield* probe.publishAppend(large, { custom: "kept" })
+          const [small, big] = yield* takeAppends(2)
+          yield* broker.deadLetter(small!, { code: "invalid_json", message: "a\nb" })
+          yield* broker.deadLetter(big!, { code: "invalid_json", message: "no" })
+          const [letter, part1, part2] = yield* stored(connection, "objectlog_dead", 3)
+          assert.deepStrictEqual(
+            ["Original-Nats-Expected-Stream", "custom", "Objectlog-Reason", "Objectlog-Subject"].map((name) =>
+              letter!.header(name),
+            ),
+            ["objectlog_logs", "kept", "a?b", "logs"],
+          )
+          assert.deepStrictEqual([part1!.header("Objectlog-Part"), part2!.header("Objectlog-Part")], ["1/2", "2/2"])
+          const whole = part1!.payload + part2!.payload
+          const size = Number(part1!.header("Objectlog-Headers-Size"))
+          assert.deepStrictEqual(JSON.parse(whole.slice(0, size)), [["custom", ["kept"]]])
+          assert.isTrue(whole.slice(size) === large)
+        }),
+      ),
+    ),
+  )
+
+  it.live("20,000 events are all stored, once, also when the server restarts meanwhile", () =>
+    onServer(
+      Effect.scoped(
+        Effect.gen(function* () {
+          const { control } = yield* NatsServer
+          const broker = yield* Broker
+          const events = Array.from({ length: 20_000 }, (_, i) => ({
+            payload: `{"n":${i}}`,
+            messageId: `m${i}`,
+            replyTo: undefined,
+          }))
+          const publish = broker.publish(events).pipe(Effect.retry({ times: 20 }))
+          yield* Effect.all([publish, Effect.andThen(control.stop("SIGKILL"), control.start)], { concurrency: 2 })
+          const connection = yield* client
+          const jsm = yield* Effect.promise(() => jetstreamManager(connection))
+          const info = yield* Effect.promise(() => jsm.streams.info("objectlog_response"))
+          assert.strictEqual(info.state.messages, 20_000)
+        }),
+      ),
+    ),
+  )
+})

@@ -1,0 +1,122 @@
+/** What every Broker must do; run on NATS and on the in-memory twin. */
+import { assert, it } from "@effect/vitest"
+import { Effect, Fiber, Stream } from "effect"
+import { Broker, type BrokerUnavailable, type Delivery } from "../../src/broker/Broker.ts"
+
+/** What the suite needs to see from outside of the broker. */
+export interface BrokerProbe {
+  readonly publishAppend: (payload: string, headers?: Readonly<Record<string, string>>) => Effect.Effect<void>
+  /** Everything stored on the response topic and below it, in order, until `count` are there. */
+  readonly events: (count: number) => Effect.Effect<ReadonlyArray<{ subject: string; payload: string }>>
+  readonly deadLetters: (
+    count: number,
+  ) => Effect.Effect<ReadonlyArray<{ payload: string; code: string; reason: string }>>
+}
+
+/** Takes `count` deliveries, then stops the pull. */
+const take = (count: number): Effect.Effect<ReadonlyArray<Delivery>, BrokerUnavailable, Broker> =>
+  Broker.use((broker) => broker.appends.pipe(Stream.take(count), Stream.runCollect))
+
+const text = (delivery: Delivery) => Buffer.from(delivery.payload).toString()
+
+/** Each test gets a broker of its own. */
+export const brokerContract = (
+  provide: <E>(test: (probe: BrokerProbe) => Effect.Effect<void, E, Broker>) => Effect.Effect<void, unknown>,
+) => {
+  it.live("delivers payload and headers as they were sent, with rising stamps", () =>
+    provide((probe) =>
+      Effect.gen(function* () {
+        yield* probe.publishAppend("one", { "Nats-Msg-Id": "m1", traceparent: "t" })
+        yield* probe.publishAppend("two")
+        const [one, two] = yield* take(2)
+        assert.strictEqual(text(one!), "one")
+        assert.strictEqual(one!.header("Nats-Msg-Id"), "m1")
+        assert.strictEqual(one!.header("traceparent"), "t")
+        assert.isUndefined(two!.header("Nats-Msg-Id"))
+        assert.strictEqual(one!.subject, "logs")
+        assert.deepStrictEqual([one!.seq, two!.seq, one!.deliveryCount], [1, 2, 1])
+        assert.isTrue(two!.timestamp > one!.timestamp)
+        one!.ack()
+        two!.ack()
+      }),
+    ),
+  )
+
+  it.live("what was handed back comes again with the same stamp; what was acknowledged does not", () =>
+    provide((probe) =>
+      Effect.gen(function* () {
+        yield* probe.publishAppend("back")
+        yield* probe.publishAppend("done")
+        const [back, done] = yield* take(2)
+        back!.retry(0)
+        done!.ack()
+        const [again] = yield* take(1)
+        assert.strictEqual(text(again!), "back")
+        assert.strictEqual(again!.deliveryCount, 2)
+        assert.strictEqual(again!.timestamp, back!.timestamp)
+        again!.retry(10)
+        const [third] = yield* take(1)
+        assert.deepStrictEqual([third!.seq, third!.deliveryCount], [1, 3])
+        third!.ack()
+      }),
+    ),
+  )
+
+  it.live("what was buffered and not taken is there for the next one", () =>
+    provide((probe) =>
+      Effect.gen(function* () {
+        const broker = yield* Broker
+        const waiting = yield* broker.appends.pipe(Stream.runDrain, Effect.forkChild)
+        yield* Fiber.interrupt(waiting)
+        for (let i = 0; i < 20; i++) yield* probe.publishAppend(String(i))
+        const seen = yield* take(20)
+        assert.sameMembers(
+          seen.map(text),
+          Array.from({ length: 20 }, (_, i) => String(i)),
+        )
+        for (const delivery of seen) delivery.ack()
+      }),
+    ),
+  )
+
+  it.live("an event is stored once for its id, with its copies", () =>
+    provide((probe) =>
+      Effect.gen(function* () {
+        const broker = yield* Broker
+        yield* broker.publish([
+          { payload: "a", messageId: "1", replyTo: undefined },
+          { payload: "b", messageId: "2", replyTo: "response.x" },
+          { payload: "c", messageId: "3", replyTo: "_INBOX.nobody" },
+        ])
+        yield* broker.publish([
+          { payload: "a", messageId: "1", replyTo: undefined },
+          { payload: "d", messageId: "4", replyTo: undefined },
+        ])
+        yield* broker.publish([])
+        assert.deepStrictEqual(yield* probe.events(5), [
+          { subject: "response", payload: "a" },
+          { subject: "response.x", payload: "b" },
+          { subject: "response", payload: "b" },
+          { subject: "response", payload: "c" },
+          { subject: "response", payload: "d" },
+        ])
+      }),
+    ),
+  )
+
+  it.live("a dead letter keeps the payload and says why", () =>
+    provide((probe) =>
+      Effect.gen(function* () {
+        const broker = yield* Broker
+        yield* probe.publishAppend("bad")
+        const [bad] = yield* take(1)
+        yield* broker.deadLetter(bad!, { code: "invalid_json", message: "payload: no" })
+        yield* broker.deadLetter(bad!, { code: "invalid_json", message: "payload: no" })
+        bad!.ack()
+        assert.deepStrictEqual(yield* probe.deadLetters(1), [
+          { payload: "bad", code: "invalid_json", reason: "payload: no" },
+        ])
+      }),
+    ),
+  )
+}
