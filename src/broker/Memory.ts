@@ -6,7 +6,7 @@
  */
 import { Clock, Context, Effect, Layer, Queue, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
-import { Broker, type DeadLetter, type Delivery, type OutgoingEvent } from "./Broker.ts"
+import { Broker, BrokerUnavailable, type DeadLetter, type Delivery, type OutgoingEvent } from "./Broker.ts"
 import { ackWaitMillis } from "./provision.ts"
 
 /** A message as it was stored. */
@@ -57,7 +57,8 @@ class Intake {
   readonly #fork: (effect: Effect.Effect<void>) => void
   readonly unsettled = new Set<number>()
   #ready: Array<MemoryDelivery> = []
-  #taker: (() => void) | undefined
+  /** Workers that wait. */
+  readonly #takers = new Set<() => void>()
   #lastSeq = 0
   #lastTimestamp = 0n
 
@@ -84,7 +85,8 @@ class Intake {
 
   offer(delivery: MemoryDelivery): void {
     this.#ready.push(delivery)
-    this.#taker?.()
+    // All of them: the one who comes first may be interrupted before it takes.
+    for (const taker of Array.from(this.#takers)) taker()
   }
 
   /** Runs something after a delay of the clock. */
@@ -92,20 +94,26 @@ class Intake {
     this.#fork(Effect.delay(Effect.sync(run), millis))
   }
 
-  readonly take: Effect.Effect<NonEmptyReadonlyArray<Delivery>> = Effect.callback((resume) => {
-    const deliver = () => {
-      const [first, ...rest] = this.#ready
-      if (first === undefined) return
-      this.#ready = []
-      this.#taker = undefined
-      for (const delivery of [first, ...rest]) delivery.expireLater()
-      resume(Effect.succeed([first, ...rest]))
+  /** Waits for a message, and then takes what is there: one who is interrupted in between has taken nothing. */
+  readonly take: Effect.Effect<NonEmptyReadonlyArray<Delivery>> = Effect.suspend(() => {
+    const taken = this.#ready
+    if (!isNonEmpty(taken)) return Effect.andThen(this.#arrival, this.take)
+    this.#ready = []
+    for (const delivery of taken) delivery.expireLater()
+    return Effect.succeed(taken)
+  })
+
+  readonly #arrival: Effect.Effect<void> = Effect.callback((resume) => {
+    const taker = () => {
+      this.#takers.delete(taker)
+      resume(Effect.void)
     }
-    this.#taker = deliver
-    deliver()
-    return Effect.sync(() => (this.#taker = undefined))
+    this.#takers.add(taker)
+    return Effect.sync(() => this.#takers.delete(taker))
   })
 }
+
+const isNonEmpty = <A>(all: Array<A>): all is [A, ...Array<A>] => all.length > 0
 
 class MemoryDelivery implements Delivery {
   readonly message: StoredMessage
@@ -215,7 +223,17 @@ export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<Broker | M
         isConnected: () => true,
         appends: Stream.fromPull(Effect.succeed(appends.take)),
         queries: Stream.fromPull(Effect.succeed(queries.take)),
-        publish: (outgoing) => Effect.sync(() => outgoing.forEach(store)),
+        publish: (outgoing) =>
+          Effect.suspend(() => {
+            for (const event of outgoing) {
+              if (Buffer.byteLength(event.payload) > maxPayload) {
+                const cause = new Error("larger than max_payload")
+                return Effect.fail(new BrokerUnavailable({ operation: "publish", cause }))
+              }
+              store(event)
+            }
+            return Effect.void
+          }),
         deadLetter: (delivery, reason) =>
           Effect.sync(() => {
             if (delivery instanceof MemoryDelivery) {

@@ -44,6 +44,12 @@ const connected = Effect.fnUntraced(function* (settings: NatsSettings, reconnect
       ),
   )
   yield* Stream.fromAsyncIterable(connection.status(), (cause) => cause).pipe(
+    Stream.tap((status) =>
+      Effect.sync(() => {
+        if (status.type === "disconnect") reconnects.connected = false
+        if (status.type === "reconnect") reconnects.connected = true
+      }),
+    ),
     Stream.runForEach((status) =>
       status.type === "disconnect" || status.type === "ldm" || status.type === "error"
         ? Effect.logWarning(`broker: ${status.type}`)
@@ -60,16 +66,17 @@ const connected = Effect.fnUntraced(function* (settings: NatsSettings, reconnect
   return connection
 })
 
-const toMessages = (topic: string, { payload, messageId, replyTo }: OutgoingEvent): ReadonlyArray<Message> => {
-  const event = { subject: topic, payload, headers: messageIdHeaders(messageId), copyTo: undefined }
-  if (replyTo === undefined) return [event]
-  if (!replyTo.startsWith(`${topic}.`)) return [{ ...event, copyTo: replyTo }]
+const toMessage = (topic: string, { payload, messageId, replyTo }: OutgoingEvent): Message => {
+  const headers = messageIdHeaders(messageId)
+  if (replyTo === undefined) return { subject: topic, payload, headers, copy: undefined }
   // Below the response topic the stream takes the copy too, as a message of its own.
-  return [{ ...event, subject: replyTo, headers: messageIdHeaders(`${messageId}:reply`) }, event]
+  const captured = replyTo.startsWith(`${topic}.`)
+  const copy = { subject: replyTo, headers: captured ? messageIdHeaders(`${messageId}:reply`) : headers }
+  return { subject: topic, payload, headers, copy }
 }
 
 const make = Effect.fnUntraced(function* (settings: NatsSettings) {
-  const reconnects: Reconnects = { listeners: new Set() }
+  const reconnects: Reconnects = { listeners: new Set(), connected: true }
   const connection: NatsConnection = yield* connected(settings, reconnects)
   const jsm = yield* attempt("JetStream", () => jetstreamManager(connection, { checkAPI: false }))
   const backoff = Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("5 seconds")]).pipe(
@@ -82,39 +89,42 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
     Effect.catchTag("BrokerUnavailable", () => Effect.never),
   )
   const streams = yield* provisioned
-  const publishAll = yield* makePublisher(connection)
-  const runPromise = Effect.runPromiseWith(yield* Effect.context())
+  const publishAll = yield* makePublisher(connection, reconnects)
 
   /** After a consumer was lost: a pause, then everything that is missing is made again. */
-  const recover = (reason: string): Promise<void> =>
-    runPromise(
-      Effect.gen(function* () {
-        if (connection.isClosed()) return yield* Effect.never
-        yield* Effect.logWarning(`broker: the consumer is lost (${reason}); making sure of it`)
-        yield* Effect.sleep(200 + 300 * (yield* Random.next))
-        yield* Effect.catch(provisioned, (misconfigured) => Effect.logError(misconfigured.message))
-      }),
+  const recover = Effect.fnUntraced(function* (part: "logs" | "query", reason: string, failures: number) {
+    yield* Effect.logWarning(`broker: the consumer on ${part} is lost (${reason}); making sure of it`)
+    yield* Effect.sleep(Math.min(200 * 2 ** failures, 5_000) * (0.8 + 0.4 * (yield* Random.next)))
+    return yield* provisioned.pipe(
+      Effect.map((found) => found[part]),
+      Effect.catch((misconfigured) => Effect.as(Effect.logError(misconfigured.message), streams[part])),
     )
+  })
+  const intake = (part: "logs" | "query", pull: number) => {
+    const { [part]: stream } = streams
+    return deliveries(
+      { connection, stream, pull, recover: (reason, failures) => recover(part, reason, failures) },
+      reconnects,
+    )
+  }
 
   yield* purgeDone(jsm, streams).pipe(
     Effect.catch((error) => Effect.logDebug(error.message)),
-    Effect.delay("10 seconds"),
-    Effect.forever,
+    Effect.repeat(Schedule.jittered(Schedule.spaced("10 seconds"))),
     Effect.forkScoped,
   )
 
-  const maxPayload = () => connection.info?.max_payload ?? 1024 * 1024
+  // Unknown while the connection is being made again: then the last one counts.
+  let lastMaxPayload = 1024 * 1024
+  const maxPayload = () => (lastMaxPayload = connection.info?.max_payload ?? lastMaxPayload)
+  maxPayload()
   return Broker.of({
     maxPayload,
-    isConnected: () => !connection.isClosed() && connection.info !== undefined,
-    appends: deliveries({ connection, stream: streams.logs, pull: appendsPull, recover }, reconnects),
-    queries: deliveries({ connection, stream: streams.query, pull: queriesPull, recover }, reconnects),
+    isConnected: () => reconnects.connected && !connection.isClosed(),
+    appends: intake("logs", appendsPull),
+    queries: intake("query", queriesPull),
     publish: (events) =>
-      Effect.suspend(() => {
-        const messages: Array<Message> = []
-        for (const event of events) messages.push(...toMessages(settings.responseTopic, event))
-        return publishAll(messages)
-      }),
+      Effect.suspend(() => publishAll(events.map((event) => toMessage(settings.responseTopic, event)))),
     deadLetter: (delivery: Delivery, reason) =>
       delivery instanceof NatsDelivery
         ? Effect.suspend(() => publishAll(deadLetterMessages(settings.deadTopic, delivery, reason, maxPayload())))

@@ -9,9 +9,9 @@
  * together they are a JSON array of [name, values] of the original headers, `Objectlog-Headers-Size` bytes of it, and then
  * the payload.
  */
-import { headers, type MsgHdrs } from "@nats-io/transport-node"
 import type { DeadLetter } from "./Broker.ts"
 import type { NatsDelivery } from "./deliveries.ts"
+import { encodeHeaders, type Headers } from "./headers.ts"
 import type { Message } from "./publish.ts"
 
 /** Longest reason in a header, in characters. */
@@ -22,16 +22,18 @@ const partOverhead = 2_048
 
 const headerSafe = (text: string): string => text.slice(0, reasonMax).replace(/[^\x20-\x7e]/g, "?")
 
-const reasonHeaders = (delivery: NatsDelivery, reason: DeadLetter, suffix: string): MsgHdrs => {
-  const all = headers()
-  all.set("Objectlog-Code", reason.code)
-  all.set("Objectlog-Reason", headerSafe(reason.message))
-  all.set("Objectlog-Subject", delivery.subject)
-  all.set("Objectlog-Seq", String(delivery.seq))
-  all.set("Objectlog-Timestamp", String(delivery.timestamp))
-  all.set("Nats-Msg-Id", `${delivery.subject}-${delivery.seq}-${delivery.timestamp}${suffix}`)
-  return all
-}
+const reasonHeaders = (delivery: NatsDelivery, reason: DeadLetter, suffix: string): Headers => [
+  ["Objectlog-Code", reason.code],
+  ["Objectlog-Reason", headerSafe(reason.message)],
+  ["Objectlog-Subject", delivery.subject],
+  ["Objectlog-Seq", String(delivery.seq)],
+  ["Objectlog-Timestamp", String(delivery.timestamp)],
+  ["Nats-Msg-Id", `${delivery.subject}-${delivery.seq}-${delivery.timestamp}${suffix}`],
+]
+
+/** Bytes of a header block; the server counts them as part of the message. */
+const blockBytes = (headers: Headers): number =>
+  headers.reduce((sum, [name, value]) => sum + Buffer.byteLength(name) + Buffer.byteLength(value) + 4, 32)
 
 /** The messages that keep a refused one: one, or several parts. */
 export const deadLetterMessages = (
@@ -42,23 +44,24 @@ export const deadLetterMessages = (
 ): ReadonlyArray<Message> => {
   const subject = `${deadTopic}.${delivery.subject}`
   const original = delivery.headers()
-  const originalText = JSON.stringify(original)
-  if (delivery.payload.byteLength + Buffer.byteLength(originalText) + partOverhead <= maxPayload) {
-    const all = reasonHeaders(delivery, reason, "")
-    for (const [name, values] of original) {
-      const kept = /^nats-/i.test(name) ? `Original-${name}` : name
-      for (const value of values) all.append(kept, value)
-    }
-    return [{ subject, payload: delivery.payload, headers: all, copyTo: undefined }]
+  const all: Headers = [
+    ...reasonHeaders(delivery, reason, ""),
+    ...original.map(([name, value]) => [/^nats-/i.test(name) ? `Original-${name}` : name, value] as const),
+  ]
+  if (delivery.payload.byteLength + blockBytes(all) <= maxPayload) {
+    return [{ subject, payload: delivery.payload, headers: encodeHeaders(all), copy: undefined }]
   }
-  const block = Buffer.from(originalText)
+  const values = Map.groupBy(original, ([name]) => name)
+  const block = Buffer.from(JSON.stringify([...values].map(([name, all]) => [name, all.map(([, value]) => value)])))
   const whole = Buffer.concat([block, delivery.payload])
   const partBytes = maxPayload - partOverhead
   const count = Math.ceil(whole.byteLength / partBytes)
   return Array.from({ length: count }, (_, i) => {
-    const all = reasonHeaders(delivery, reason, `-${i + 1}`)
-    all.set("Objectlog-Part", `${i + 1}/${count}`)
-    all.set("Objectlog-Headers-Size", String(block.byteLength))
-    return { subject, payload: whole.subarray(i * partBytes, (i + 1) * partBytes), headers: all, copyTo: undefined }
+    const headers = encodeHeaders([
+      ...reasonHeaders(delivery, reason, `-${i + 1}`),
+      ["Objectlog-Part", `${i + 1}/${count}`],
+      ["Objectlog-Headers-Size", String(block.byteLength)],
+    ])
+    return { subject, payload: whole.subarray(i * partBytes, (i + 1) * partBytes), headers, copy: undefined }
   })
 }

@@ -160,9 +160,10 @@ class Intake {
   async close(): Promise<void> {
     this.#closed = true
     clearInterval(this.#watch)
+    // In this order: with the subscription still there, the broker would send us what we hand back.
+    if (!this.#options.connection.isClosed()) await this.#subscription.drain().catch(() => undefined)
     for (const delivery of this.#buffer) delivery.retry(0)
     this.#buffer = []
-    if (!this.#options.connection.isClosed()) await this.#subscription.drain()
   }
 
   /** Asks for as many as there is room for, when half of what was asked for has come. */
@@ -188,7 +189,6 @@ class Intake {
     this.#lastSign = Date.now()
     if (message.subject.startsWith(this.#inbox)) return this.#status(message)
     const delivery = new NatsDelivery(message)
-    if (this.#closed) return delivery.retry(0)
     this.#failures = 0
     this.#buffer.push(delivery)
     this.#bufferBytes += message.data.byteLength
@@ -253,8 +253,9 @@ class Intake {
   }
 }
 
-/** Tells all intakes of a connection that it was made again. */
+/** The state of a connection; tells all intakes that it was made again. */
 export interface Reconnects {
+  connected: boolean
   readonly listeners: Set<() => void>
 }
 

@@ -12,8 +12,10 @@ export type Headers = ReadonlyArray<readonly [name: string, value: string]>
 /** The header block of a message as text, `""` if it has none. `replyLength` is the length of its reply subject. */
 export const headerText = (message: Msg, replyLength: number): string => {
   const { data } = message
+  // A message has it, though the type does not say so.
+  const sized = message as Msg & { size(): number }
   // The size counts subject, reply, headers and payload; the headers lie right before the payload.
-  const size = message.size() - Buffer.byteLength(message.subject) - replyLength - data.byteLength
+  const size = sized.size() - Buffer.byteLength(message.subject) - replyLength - data.byteLength
   return size <= 0 ? "" : Buffer.from(data.buffer, data.byteOffset - size, size).toString()
 }
 

@@ -8,13 +8,14 @@ import {
   AckPolicy,
   DeliverPolicy,
   DiscardPolicy,
+  JetStreamApiError,
   type JetStreamManager,
   RetentionPolicy,
   StorageType,
   type StreamConfig,
   type StreamInfo,
 } from "@nats-io/jetstream"
-import { Effect, Schema } from "effect"
+import { Effect, Result, Schema } from "effect"
 import { BrokerUnavailable } from "./Broker.ts"
 
 /** A stream that exists can't serve; only its owner can decide what to do. */
@@ -80,34 +81,66 @@ const findStream = (jsm: JetStreamManager, subject: string): Effect.Effect<Strea
     return undefined
   })
 
+/** Whether every subject that `inner` matches is matched by `outer`. */
+export const covers = (outer: string, inner: string): boolean => {
+  const [out, inn] = [outer.split("."), inner.split(".")]
+  for (let i = 0; i < out.length; i++) {
+    if (out[i] === ">") return inn.length > i
+    if (inn[i] === undefined || inn[i] === ">") return false
+    if (out[i] !== "*" && out[i] !== inn[i]) return false
+  }
+  return out.length === inn.length
+}
+
+/** Why an existing stream can't serve, if it can't. */
+export const streamProblem = (config: StreamConfig, subject: string): string | undefined => {
+  // The server finds streams that overlap with a subject; one that captures a part of it stands in the way of ours.
+  if (!config.subjects.some((captured) => covers(captured, subject))) {
+    return `expected it to capture ${subject}, got ${config.subjects.join(", ")}`
+  }
+  if (config.sealed) return "is sealed, so nothing can be stored in it"
+  if (config.no_ack) return "has no_ack set, so publishing to it can't be confirmed"
+  if (config.retention !== RetentionPolicy.Limits) return `expected retention by limits, got ${config.retention}`
+  return undefined
+}
+
+/** The server's code for a stream of that name with another configuration. */
+const nameInUse = 10058
+
 /** The stream that captures the subject, made if there is none. */
 const ensureStream = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
   config: Partial<StreamConfig> & { name: string; subjects: Array<string> },
 ): Effect.fn.Return<string, BrokerUnavailable | BrokerMisconfigured> {
   const subject = config.subjects[0]!
-  const found = yield* findStream(jsm, subject)
-  const name = found?.config.name ?? config.name
+  let found = yield* findStream(jsm, subject)
   if (found === undefined) {
-    // Another worker may be faster: then it is there, and its configuration is the same.
-    yield* attempt("create stream", () => jsm.streams.add(config)).pipe(
-      Effect.catch((error) =>
-        Effect.flatMap(findStream(jsm, subject), (other) => (other === undefined ? error : Effect.void)),
-      ),
-    )
-    return name
+    const created = yield* Effect.result(attempt("create stream", () => jsm.streams.add(config)))
+    if (Result.isSuccess(created)) return config.name
+    // Another worker may have been faster.
+    found = yield* findStream(jsm, subject)
+    if (found === undefined) {
+      const { cause } = created.failure
+      if (!(cause instanceof JetStreamApiError) || cause.code !== nameInUse) return yield* created.failure
+      return yield* new BrokerMisconfigured({
+        stream: config.name,
+        problem: `exists and does not capture ${subject}`,
+      })
+    }
   }
-  const misconfigured = (problem: string) => new BrokerMisconfigured({ stream: name, problem })
-  if (found.config.sealed) return yield* misconfigured("is sealed, so nothing can be stored in it")
-  if (found.config.retention !== RetentionPolicy.Limits) {
-    return yield* misconfigured(`expected retention by limits, got ${found.config.retention}`)
-  }
+  const { name } = found.config
+  const problem = streamProblem(found.config, subject)
+  if (problem !== undefined) return yield* new BrokerMisconfigured({ stream: name, problem })
   return name
 })
 
-const ensureConsumer = Effect.fnUntraced(function* (jsm: JetStreamManager, stream: string, topic: string) {
+const ensureConsumer = Effect.fnUntraced(function* (
+  jsm: JetStreamManager,
+  stream: string,
+  topic: string,
+): Effect.fn.Return<void, BrokerUnavailable | BrokerMisconfigured> {
   const exists = attempt("find consumer", () => jsm.consumers.info(stream, consumerName))
-  yield* exists.pipe(
+  const { config } = yield* exists.pipe(
     Effect.catch(() =>
       attempt("create consumer", () =>
         jsm.consumers.add(stream, {
@@ -124,6 +157,12 @@ const ensureConsumer = Effect.fnUntraced(function* (jsm: JetStreamManager, strea
     // Lost the race to another worker.
     Effect.catch(() => exists),
   )
+  const misconfigured = (problem: string) =>
+    new BrokerMisconfigured({ stream, problem: `consumer ${consumerName}: ${problem}` })
+  if (config.deliver_subject !== undefined) return yield* misconfigured("expected a pull consumer, got a push consumer")
+  if (config.ack_policy !== AckPolicy.Explicit) {
+    return yield* misconfigured(`expected explicit acknowledgement, got ${config.ack_policy}`)
+  }
 })
 
 /** Finds or creates everything that a worker needs. */

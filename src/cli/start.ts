@@ -27,17 +27,51 @@ const isObjectlog = (pid: number): Effect.Effect<boolean, never, FileSystem.File
     Effect.catch(() => Effect.succeed(false)),
   )
 
-/** Claims the data folder for this process. A claim whose process is gone is void. */
+/**
+ * Claims the data folder for this process. A claim whose process is gone is void.
+ *
+ * The claim appears at once with its content, by a hard link that fails where one is. A void one is moved away, which only
+ * one process can do; should that have hit a newer claim, it is put back.
+ */
 const claim = Effect.fnUntraced(function* (dataDir: string) {
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
   yield* fs.makeDirectory(dataDir, { recursive: true })
   const file = path.join(dataDir, "objectlog.pid")
-  const earlier = Number(yield* Effect.catch(fs.readFileString(file), () => Effect.succeed("0")))
-  if (earlier > 0 && earlier !== process.pid && (yield* isObjectlog(earlier))) {
-    return yield* new AlreadyRunning({ dataDir, pid: earlier })
-  }
-  yield* Effect.acquireRelease(fs.writeFileString(file, String(process.pid)), () => Effect.ignore(fs.remove(file)))
+  const own = `${file}.${process.pid}`
+  const moved = `${own}.void`
+  const holder = Effect.fnUntraced(function* (of: string) {
+    const pid = Number(yield* Effect.catch(fs.readFileString(of), () => Effect.succeed("0")))
+    return pid > 0 && pid !== process.pid && (yield* isObjectlog(pid)) ? pid : undefined
+  })
+  const take = Effect.gen(function* () {
+    for (;;) {
+      const linked = yield* fs.link(own, file).pipe(
+        Effect.as(true),
+        Effect.catchIf(
+          (error) => error.reason._tag === "AlreadyExists",
+          () => Effect.succeed(false),
+        ),
+      )
+      if (linked) return
+      const pid = yield* holder(file)
+      if (pid !== undefined) return yield* new AlreadyRunning({ dataDir, pid })
+      yield* fs.rename(file, moved).pipe(
+        Effect.catchIf(
+          (error) => error.reason._tag === "NotFound",
+          () => Effect.void,
+        ),
+      )
+      if ((yield* holder(moved)) !== undefined) yield* Effect.ignore(fs.link(moved, file))
+      yield* fs.remove(moved, { force: true })
+    }
+  })
+  yield* Effect.acquireRelease(
+    Effect.andThen(fs.writeFileString(own, String(process.pid)), take).pipe(
+      Effect.ensuring(Effect.ignore(fs.remove(own, { force: true }))),
+    ),
+    () => Effect.ignore(fs.remove(file)),
+  )
 })
 
 const embeddedNats = Effect.fnUntraced(function* (dataDir: string) {

@@ -33,7 +33,10 @@ export const serve = <E, R>(
       yield* ready(port)
       yield* runWorker({ responseTopic: settings.topics.response, debug: settings.debug })
     }).pipe(Effect.provide(HttpServer.layer(port).pipe(Layer.provideMerge(workerLayers(settings, servers)))))
-  })
+  }).pipe(
+    // Workers that start at the same moment find the same port free; who comes second looks again.
+    Effect.retry({ while: (error) => error instanceof HttpServer.PortTaken, times: 100 }),
+  )
 
 export const workerCommand = Command.make(
   "worker",

@@ -1,33 +1,47 @@
-/** A private nats-server with JetStream on loopback, as a layer. Its data stays in `dataDir`. */
+/**
+ * A private nats-server with JetStream on loopback, as a layer. Its data stays in `dataDir` and is found again by the next
+ * start.
+ */
 import { connect } from "@nats-io/transport-node"
-import { Context, Effect, FileSystem, Layer, Path } from "effect"
+import { Context, Effect, Exit, FileSystem, Layer, Path, Scope } from "effect"
+import { randomUUID } from "node:crypto"
 import { freePort } from "./freePort.ts"
 import { findNatsServer } from "./natsBinary.ts"
-import { type ServerControl, ServerFailed, startServer, stopLeftover } from "./serverProcess.ts"
+import { claimFolder, reapLeftover } from "./reaper.ts"
+import { type ServerControl, ServerFailed, startServer } from "./serverProcess.ts"
 
 export interface NatsServerOptions {
   readonly dataDir: string
   /** The port to try first; the next free one is taken if it is in use. */
   readonly port: number
+  /** Fail when the port is in use, rather than take the next one. Default: false. */
+  readonly portIsFixed?: boolean
 }
 
 const host = "127.0.0.1"
 
+/** How often a port that was taken between the look and the start is replaced by another one. */
+const portAttempts = 5
+
 const configuration = (options: {
   readonly port: number
   readonly dataDir: string
+  readonly name: string
 }) => `# Written by objectlog at every start.
+server_name: ${JSON.stringify(options.name)}
 listen: "${host}:${options.port}"
 jetstream { store_dir: ${JSON.stringify(options.dataDir)} }
 pid_file: ${JSON.stringify(`${options.dataDir}/nats-server.pid`)}
 `
 
-const answers = (url: string): Effect.Effect<boolean> =>
+/** Does the server of this name answer? Another one may have taken the port in between. */
+const answers = (url: string, name: string): Effect.Effect<boolean> =>
   Effect.promise(async () => {
     try {
       const connection = await connect({ servers: url, reconnect: false, timeout: 500 })
+      const found = connection.info?.server_name
       await connection.close()
-      return true
+      return found === name
     } catch {
       return false
     }
@@ -36,35 +50,69 @@ const answers = (url: string): Effect.Effect<boolean> =>
 const make = Effect.fnUntraced(function* (options: NatsServerOptions) {
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
-  const command = yield* findNatsServer
-  const { dataDir } = options
+  // The server runs in "/": whatever is relative has to be resolved here.
+  const command = path.resolve(yield* findNatsServer)
+  const dataDir = path.resolve(options.dataDir)
   yield* fs.makeDirectory(dataDir, { recursive: true })
+  yield* claimFolder(dataDir, "nats-server")
   const config = path.join(dataDir, "nats-server.conf")
   const leftover = yield* Effect.catch(fs.readFileString(path.join(dataDir, "nats-server.pid")), () =>
     Effect.succeed(""),
   )
-  if (/^\d+\s*$/.test(leftover)) yield* stopLeftover(Number(leftover), ["nats-server", config], "SIGTERM")
-  const port = yield* freePort(options.port, host)
-  if (port === undefined) {
-    return yield* new ServerFailed({ server: "nats-server", problem: `no free port from ${options.port} on` })
-  }
-  yield* fs.writeFileString(config, configuration({ port, dataDir }))
-  const url = `nats://${host}:${port}`
-  const control = yield* startServer({
-    name: "nats-server",
-    command,
-    args: ["-c", config],
-    logFile: path.join(dataDir, "nats-server.log"),
-    account: undefined,
-    stopSignal: "SIGTERM",
-    ready: answers(url),
+  if (/^[1-9]\d*\s*$/.test(leftover)) yield* reapLeftover(Number(leftover), ["nats-server", config], "SIGTERM")
+
+  const startAt = Effect.fnUntraced(function* (port: number) {
+    const url = `nats://${host}:${port}`
+    const name = `objectlog-${randomUUID()}`
+    yield* fs.writeFileString(config, configuration({ port, dataDir, name }))
+    const control = yield* startServer({
+      name: "nats-server",
+      command,
+      args: ["-c", config],
+      logFile: path.join(dataDir, "nats-server.log"),
+      account: undefined,
+      stopSignal: "SIGTERM",
+      ready: answers(url, name),
+    })
+    return NatsServer.of({
+      url,
+      port,
+      get pid() {
+        return control.pid()
+      },
+      // What is left of the earlier process is cleared first, also where it ended by itself.
+      control: { ...control, start: Effect.andThen(control.stop("SIGTERM"), control.start) },
+    })
   })
-  return NatsServer.of({ url, port, control })
+
+  const attempts = options.portIsFixed === true ? 1 : portAttempts
+  for (let attempt = 1; ; attempt++) {
+    const port = yield* freePort(options.port, host)
+    if (port === undefined || (options.portIsFixed === true && port !== options.port)) {
+      const problem = port === undefined ? `no free port from ${options.port} on` : `port ${options.port} is in use`
+      return yield* new ServerFailed({ server: "nats-server", problem })
+    }
+    // A scope for each attempt: a failed one is down before its port is looked at and its data is served again.
+    const scope = yield* Scope.fork(yield* Effect.scope)
+    const started = yield* Effect.result(Scope.provide(startAt(port), scope))
+    if (started._tag === "Success") return started.success
+    yield* Scope.close(scope, Exit.void)
+    const lostPort = (yield* freePort(port, host)) !== port
+    if (attempt === attempts || !lostPort) return yield* started.failure
+  }
 })
 
 export class NatsServer extends Context.Service<
   NatsServer,
-  { readonly url: string; readonly port: number; readonly control: ServerControl }
+  {
+    readonly url: string
+    /** The port that it listens on: the wanted one, or the next that was free. */
+    readonly port: number
+    /** Of the present process, as `control` may have started it anew; -1 while it is stopped. */
+    readonly pid: number
+    /** Stops it with any signal, and starts it again on the same port and data. */
+    readonly control: ServerControl
+  }
 >()("objectlog/embedded/NatsServer") {
   static readonly layer = (options: NatsServerOptions) =>
     Layer.effect(

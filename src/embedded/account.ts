@@ -79,9 +79,17 @@ export const reachableData = Effect.fnUntraced(function* (folder: string, accoun
     if (account !== undefined) yield* Effect.sync(() => giveTo(folder, account))
     return folder
   }
-  const target = path.join(publicFolder, `objectlog-data-${digest(folder)}`)
+  // The link is the only record of the place: whoever removes the folder starts anew, not on what an earlier one left.
+  const target = yield* fs.readLink(folder).pipe(
+    Effect.catchIf(
+      (error) => error.reason._tag === "NotFound",
+      () =>
+        Effect.tap(fs.makeTempDirectory({ directory: publicFolder, prefix: "objectlog-data-" }), (made) =>
+          fs.symlink(made, folder),
+        ),
+    ),
+  )
   yield* fs.makeDirectory(target, { recursive: true, mode: 0o700 })
   yield* Effect.sync(() => chownSync(target, account.uid, account.gid))
-  if (!(yield* fs.exists(folder))) yield* fs.symlink(target, folder)
   return target
 })

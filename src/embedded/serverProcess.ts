@@ -137,26 +137,20 @@ export const startServer = Effect.fnUntraced(function* (
   return { pid: () => child?.pid ?? -1, stop, start }
 })
 
-const isAlive = (pid: number): boolean => {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch {
-    return false
-  }
-}
-
-/** Ends a server that an earlier parent left: only if that pid still is that server, told by its command line. */
+/** Ends a server that an earlier parent left: only while that pid is that server, told by its command line. */
 export const stopLeftover = Effect.fnUntraced(function* (
   pid: number,
   marks: ReadonlyArray<string>,
   signal: NodeJS.Signals,
 ) {
-  const commandLine = Effect.promise(() => readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => ""))
-  const text = yield* commandLine
-  if (!isAlive(pid) || !marks.every((mark) => text.includes(mark))) return
-  process.kill(pid, signal)
-  for (let waited = 0; waited < stopMillis && isAlive(pid); waited += 20) yield* Effect.sleep("20 millis")
-  if (isAlive(pid)) process.kill(pid, "SIGKILL")
-  while (isAlive(pid)) yield* Effect.sleep("10 millis")
+  // Empty for a process that has ended, also while nobody has collected it yet.
+  const runs = Effect.promise(() => readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "")).pipe(
+    Effect.map((text) => marks.every((mark) => text.includes(mark))),
+  )
+  const send = (name: NodeJS.Signals) => Effect.ignore(Effect.try(() => process.kill(pid, name)))
+  if (!(yield* runs)) return
+  yield* send(signal)
+  for (let waited = 0; waited < stopMillis && (yield* runs); waited += 20) yield* Effect.sleep("20 millis")
+  if (yield* runs) yield* send("SIGKILL")
+  while (yield* runs) yield* Effect.sleep("10 millis")
 })

@@ -34,18 +34,21 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
     const metrics = yield* Metrics
     const lanes = yield* Effect.forEach(ring.shards, (shard, index) => Lane.make(index, shard.name))
     const refused = yield* Queue.bounded<readonly [Delivery, Refusal]>(limits.refusalsWaiting)
+    /** What is to be refused and is not settled. */
+    const refusing = new Set<Delivery>()
 
     const route = Effect.fnUntraced(function* (deliveries: ReadonlyArray<Delivery>) {
       const bounds: Limits = { maxPayload: broker.maxPayload(), responseTopic }
       const routed: Array<Array<Lane.Work>> = lanes.map(() => [])
+      const refusals: Array<readonly [Delivery, Refusal]> = []
       let redelivered = 0
       for (const delivery of deliveries) {
         if (delivery.deliveryCount > 1) redelivered++
         const work = decode(delivery, bounds)
         if (Result.isSuccess(work)) routed[ring.shardOf(work.success.entry.id)]!.push(work.success)
-        else yield* Queue.offer(refused, [delivery, work.failure])
-        if (debug) yield* logDelivery("append", delivery)
+        else refusals.push([delivery, work.failure])
       }
+      for (const [delivery] of refusals) refusing.add(delivery)
       if (redelivered > 0) yield* metrics.count("redeliveries_total", { subject: "append" }, redelivered)
       // Side by side, so that a full lane holds up the others once at most. Not interrupted, which would leave what is in
       // no lane yet to ack_wait; a lane takes it or hands it back within `laneFullWaitMillis`.
@@ -57,16 +60,30 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
           discard: true,
         },
       ).pipe(Effect.uninterruptible)
+      if (debug) yield* Effect.forEach(deliveries, (delivery) => logDelivery("append", delivery), { discard: true })
+      // Unbounded while the broker is away, so it may be interrupted: `refusing` knows them.
+      yield* Effect.interruptible(Queue.offerAll(refused, refusals))
     })
+
+    // Registered before the fork, so it runs last: what is not refused by then is handed back.
+    yield* Effect.addFinalizer(() =>
+      Effect.sync(() => {
+        for (const delivery of refusing) delivery.retry(0)
+      }),
+    )
 
     const working = yield* Effect.all(
       [
         ...lanes.map((lane) => lane.run),
         Stream.fromQueue(refused).pipe(
-          Stream.mapEffect(([delivery, refusal]) => refuse("append", delivery, refusal), {
-            concurrency: limits.refusalsAtOnce,
-            unordered: true,
-          }),
+          Stream.mapEffect(
+            ([delivery, refusal]) =>
+              Effect.andThen(
+                refuse("append", delivery, refusal),
+                Effect.sync(() => refusing.delete(delivery)),
+              ),
+            { concurrency: limits.refusalsAtOnce, unordered: true },
+          ),
           Stream.runDrain,
         ),
       ],

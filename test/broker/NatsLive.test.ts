@@ -3,6 +3,7 @@ import { jetstream, jetstreamManager, RetentionPolicy } from "@nats-io/jetstream
 import { connect, headers, type NatsConnection } from "@nats-io/transport-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Schedule, Stream } from "effect"
+import { connect as netConnect } from "node:net"
 import { Broker } from "../../src/broker/Broker.ts"
 import { NatsLive } from "../../src/broker/NatsLive.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
@@ -176,6 +177,84 @@ describe("NatsLive", () => {
           const size = Number(part1!.header("Objectlog-Headers-Size"))
           assert.deepStrictEqual(JSON.parse(whole.slice(0, size)), [["custom", ["kept"]]])
           assert.isTrue(whole.slice(size) === large)
+        }),
+      ),
+    ),
+  )
+
+  it.live("a header that the client library refuses to read stops nobody", () =>
+    onServer(
+      Effect.gen(function* () {
+        const { port } = yield* NatsServer
+        const broker = yield* Broker
+        const block = "NATS/1.0\r\nbad name\u0001: x\r\nNats-Msg-Id: m1\r\nnats-msg-id: m2\r\n\r\n"
+        yield* Effect.callback<void>((resume) => {
+          const size = Buffer.byteLength(block)
+          const socket = netConnect(port, "127.0.0.1", () => {
+            socket.end(
+              `CONNECT {"verbose":false,"headers":true}\r\nHPUB logs ${size} ${size + 4}\r\n${block}body\r\nPING\r\n`,
+            )
+          })
+          socket.on("data", () => undefined)
+          socket.on("close", () => resume(Effect.void))
+          socket.on("error", () => undefined)
+        })
+        const [odd] = yield* takeAppends(1)
+        assert.strictEqual(odd!.header("Nats-Msg-Id"), "m1")
+        assert.strictEqual(odd!.header("bad name\u0001"), "x")
+        assert.strictEqual(Buffer.from(odd!.payload).toString(), "body")
+        yield* broker.deadLetter(odd!, { code: "invalid_json", message: "no" })
+        odd!.ack()
+        const { url } = yield* NatsServer
+        const count = yield* Effect.promise(async () => {
+          const connection = await connect({ servers: url })
+          const jsm = await jetstreamManager(connection)
+          const info = await jsm.streams.info("objectlog_dead")
+          await connection.close()
+          return info.state.messages
+        })
+        assert.strictEqual(count, 1)
+      }),
+    ),
+  )
+
+  it.live("a stream of our name that captures something else stops the start and says why", () =>
+    Effect.gen(function* () {
+      const connection = yield* client
+      const jsm = yield* Effect.promise(() => jetstreamManager(connection))
+      yield* Effect.promise(() => jsm.streams.add({ name: "objectlog_logs", subjects: ["elsewhere"] }))
+      const error = yield* Effect.flip(Layer.build(live))
+      assert.strictEqual(error.message, "stream objectlog_logs: exists and does not capture logs")
+    }).pipe(Effect.scoped, Effect.provide(TestNats.layer)),
+  )
+
+  it.live("a stream that captures only a part stops the start and says why", () =>
+    Effect.gen(function* () {
+      const connection = yield* client
+      const jsm = yield* Effect.promise(() => jetstreamManager(connection))
+      yield* Effect.promise(() => jsm.streams.add({ name: "PART", subjects: ["dead.logs"] }))
+      const error = yield* Effect.flip(Layer.build(live))
+      assert.strictEqual(error.message, "stream PART: expected it to capture dead.>, got dead.logs")
+    }).pipe(Effect.scoped, Effect.provide(TestNats.layer)),
+  )
+
+  it.live("a copy for an inbox arrives before the publisher hears of its event", () =>
+    onServer(
+      Effect.scoped(
+        Effect.gen(function* () {
+          const connection = yield* client
+          const broker = yield* Broker
+          const copies: Array<string> = []
+          connection.subscribe("_INBOX.test.*", {
+            callback: (_, message) => {
+              copies.push(`${message.string()} ${message.headers?.get("Nats-Msg-Id")}`)
+            },
+          })
+          yield* Effect.promise(() => connection.flush())
+          yield* broker.publish([{ payload: "p", messageId: "id", replyTo: "_INBOX.test.1" }])
+          // Whatever the server had taken by then, it sends before the answer to this.
+          yield* Effect.promise(() => connection.flush())
+          assert.deepStrictEqual(copies, ["p id"])
         }),
       ),
     ),

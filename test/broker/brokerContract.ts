@@ -1,6 +1,6 @@
 /** What every Broker must do; run on NATS and on the in-memory twin. */
 import { assert, it } from "@effect/vitest"
-import { Effect, Fiber, Stream } from "effect"
+import { Deferred, Effect, Fiber, Stream } from "effect"
 import { Broker, type BrokerUnavailable, type Delivery } from "../../src/broker/Broker.ts"
 
 /** What the suite needs to see from outside of the broker. */
@@ -75,6 +75,69 @@ export const brokerContract = (
           Array.from({ length: 20 }, (_, i) => String(i)),
         )
         for (const delivery of seen) delivery.ack()
+      }),
+    ),
+  )
+
+  it.live("two workers share the messages: each goes to one of them", () =>
+    provide((probe) =>
+      Effect.gen(function* () {
+        const broker = yield* Broker
+        const seen: Array<string> = []
+        const all = yield* Deferred.make<void>()
+        const worker = broker.appends.pipe(
+          Stream.runForEach((delivery) => {
+            seen.push(text(delivery))
+            delivery.ack()
+            return seen.length === 300 ? Deferred.succeed(all, undefined) : Effect.void
+          }),
+          Effect.forkChild,
+        )
+        const first = yield* worker
+        const second = yield* worker
+        for (let i = 0; i < 100; i++) yield* probe.publishAppend(String(i))
+        yield* Fiber.interrupt(second)
+        for (let i = 100; i < 300; i++) yield* probe.publishAppend(String(i))
+        yield* Deferred.await(all)
+        yield* Fiber.interrupt(first)
+        assert.strictEqual(new Set(seen).size, 300)
+      }),
+    ),
+  )
+
+  it.live("what arrived and was not taken is handed back on interruption", () =>
+    provide((probe) =>
+      Effect.gen(function* () {
+        const broker = yield* Broker
+        const taken = yield* Deferred.make<void>()
+        yield* probe.publishAppend("held")
+        const busy = yield* broker.appends.pipe(
+          Stream.runForEachArray((chunk) => {
+            for (const delivery of chunk) delivery.ack()
+            return Effect.andThen(Deferred.succeed(taken, undefined), Effect.never)
+          }),
+          Effect.forkChild,
+        )
+        yield* Deferred.await(taken)
+        for (let i = 0; i < 20; i++) yield* probe.publishAppend(String(i))
+        yield* Fiber.interrupt(busy)
+        const seen = yield* take(20)
+        assert.sameMembers(
+          seen.map(text),
+          Array.from({ length: 20 }, (_, i) => String(i)),
+        )
+        for (const delivery of seen) delivery.ack()
+      }),
+    ),
+  )
+
+  it.live("an event that is larger than max_payload fails, and does not hang", () =>
+    provide(() =>
+      Effect.gen(function* () {
+        const broker = yield* Broker
+        const payload = "x".repeat(broker.maxPayload() + 1)
+        const error = yield* Effect.flip(broker.publish([{ payload, messageId: "large", replyTo: undefined }]))
+        assert.strictEqual(error._tag, "BrokerUnavailable")
       }),
     ),
   )

@@ -4,10 +4,11 @@ import { Effect, FileSystem, Layer } from "effect"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
 
-/** Test files run side by side: each process looks for free ports in a range of its own. */
-const basePort = 20_000 + (process.pid % 400) * 50
+/** The first port that this process tries. Test files run side by side: each process looks for free ports in a range of its own. */
+export const basePort = 20_000 + (process.pid % 400) * 50
 
-const temporary = Effect.flatMap(FileSystem.FileSystem, (fs) =>
+/** A folder for data, removed with the scope, that every user may enter: as root, PostgreSQL runs as another one. */
+export const temporary = Effect.flatMap(FileSystem.FileSystem, (fs) =>
   Effect.tap(fs.makeTempDirectoryScoped({ prefix: "objectlog-test-" }), (folder) => fs.chmod(folder, 0o755)),
 )
 

@@ -1,6 +1,9 @@
 /** A whole service for tests: real servers, workers in this process, and a client that knows only the contract. */
+import { assert } from "@effect/vitest"
 import { connect, headers, type NatsConnection } from "@nats-io/transport-node"
-import { Context, Effect, Layer, Queue, type Scope } from "effect"
+import { Context, Effect, Layer, Queue, Redacted, type Scope } from "effect"
+import { spawn } from "node:child_process"
+import { fileURLToPath } from "node:url"
 import { NatsLive } from "../../src/broker/NatsLive.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
@@ -132,4 +135,203 @@ export class ForeignClient extends Context.Service<
       })
     }),
   )
+}
+
+/** An `objectlog worker` in a process of its own. */
+export interface WorkerProcess {
+  readonly pid: number
+  /** Sends a signal and waits for the end, for so long at most; the exit code, or the signal that ended it. */
+  readonly stop: (signal: NodeJS.Signals, withinMillis: number) => Effect.Effect<number | NodeJS.Signals>
+  /** What it has written so far, on both channels. */
+  readonly output: () => string
+}
+
+const program = fileURLToPath(new URL("../../src/main.ts", import.meta.url))
+
+/** Starts `objectlog worker`; it is ready when this returns, and gone when the scope is closed. */
+export const startWorkerProcess: Effect.Effect<WorkerProcess, never, Scope.Scope | NatsServer | PostgresServers> =
+  Effect.gen(function* () {
+    const nats = yield* NatsServer
+    const { shards } = yield* PostgresServers
+    let output = ""
+    const child = yield* Effect.acquireRelease(
+      Effect.sync(() =>
+        spawn(process.execPath, [program, "worker"], {
+          // Nothing of the test runner's environment, which sets MODE, for one.
+          env: {
+            PATH: process.env["PATH"],
+            HOME: process.env["HOME"],
+            NATS_URL: nats.url,
+            POSTGRES_IPS: shards
+              .map(
+                ({ name, host, port, user, password, database }) =>
+                  `${name}=postgres://${user}:${encodeURIComponent(Redacted.value(password))}@${host}:${port}/${database}`,
+              )
+              .join(","),
+          },
+          stdio: ["ignore", "pipe", "pipe"],
+        }),
+      ),
+      (process) =>
+        Effect.callback<void>((resume) => {
+          if (process.exitCode !== null || process.signalCode !== null) return resume(Effect.void)
+          process.once("exit", () => resume(Effect.void))
+          process.kill("SIGKILL")
+        }),
+    )
+    const ended = Effect.callback<number | NodeJS.Signals>((resume) => {
+      const end = () => resume(Effect.succeed(child.exitCode ?? child.signalCode!))
+      if (child.exitCode !== null || child.signalCode !== null) return end()
+      child.once("exit", end)
+      return Effect.sync(() => child.off("exit", end))
+    })
+    const ready = Effect.callback<void>((resume) => {
+      const listen = (chunk: Buffer) => {
+        output += chunk.toString()
+        if (output.includes("objectlog worker ready")) resume(Effect.void)
+      }
+      child.stdout.on("data", listen)
+      child.stderr.on("data", listen)
+    })
+    yield* ready.pipe(
+      Effect.raceFirst(
+        Effect.flatMap(ended, (end) => Effect.die(new Error(`the worker ended with ${end}: ${output}`))),
+      ),
+      within("the worker is ready", 20_000, () => output),
+    )
+    return {
+      pid: child.pid!,
+      stop: (signal, withinMillis) =>
+        Effect.suspend(() => {
+          child.kill(signal)
+          return ended
+        }).pipe(within(`the worker ends after ${signal}`, withinMillis, () => output)),
+      output: () => output,
+    }
+  })
+
+/** Fails the test when it takes longer. */
+export const within =
+  (what: string, millis: number, state: () => string = () => "") =>
+  <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+    Effect.timeoutOrElse(self, {
+      duration: millis,
+      orElse: () => Effect.die(new Error(`expected within ${millis} ms: ${what}; ${state()}`)),
+    })
+
+/** The answers to the requests whose id has a prefix, as a core subscription to `response` sees them. */
+export interface Answers {
+  readonly byRequest: ReadonlyMap<string, ReadonlyArray<Event["body"]>>
+  /** Waits until so many different requests are answered. */
+  readonly until: (count: number, withinMillis: number) => Effect.Effect<void>
+}
+
+/** Collects answers from now on. */
+export const collectAnswers = Effect.fnUntraced(function* (
+  connection: NatsConnection,
+  prefix: string,
+): Effect.fn.Return<Answers, never, Scope.Scope> {
+  const byRequest = new Map<string, Array<Event["body"]>>()
+  const waiting = new Set<() => void>()
+  const subscription = connection.subscribe("response", {
+    callback: (_, message) => {
+      const body = JSON.parse(message.string()) as Event["body"]
+      if (body.request_id?.startsWith(prefix) !== true) return
+      const known = byRequest.get(body.request_id)
+      if (known !== undefined) return void known.push(body)
+      byRequest.set(body.request_id, [body])
+      for (const check of waiting) check()
+    },
+  })
+  yield* Effect.addFinalizer(() => Effect.sync(() => subscription.unsubscribe()))
+  yield* Effect.promise(() => connection.flush())
+  return {
+    byRequest,
+    until: (count, withinMillis) =>
+      Effect.callback<void>((resume) => {
+        const check = () => {
+          if (byRequest.size < count) return
+          waiting.delete(check)
+          resume(Effect.void)
+        }
+        waiting.add(check)
+        check()
+        return Effect.sync(() => waiting.delete(check))
+      }).pipe(within(`${count} answers to ${prefix}`, withinMillis, () => `got ${byRequest.size}`)),
+  }
+})
+
+/** An append with the text as its request id, below the prefix. */
+export const appendBody = (id: number, prefix: string, log: string): string =>
+  JSON.stringify({ id, log, request_id: `${prefix}${log}` })
+
+/** Publishes core messages in sequence. */
+export const publishInSequence = (connection: NatsConnection, bodies: Iterable<string>): Effect.Effect<void> =>
+  Effect.promise(async () => {
+    let unflushed = 0
+    for (const body of bodies) {
+      connection.publish("logs", body)
+      if (++unflushed % 500 === 0) await connection.flush()
+    }
+    await connection.flush()
+  })
+
+/** All entries of an object, read through the service. */
+export const readLog = (connection: NatsConnection, id: number) =>
+  Effect.callback<ReadonlyArray<{ readonly position: number; readonly seq: number; readonly log: string }>>(
+    (resume) => {
+      const inbox = `_INBOX.test.${id}.${Math.random().toString(36).slice(2)}`
+      const pages: Array<Event["body"]> = []
+      const subscription = connection.subscribe(inbox, {
+        callback: (_, message) => {
+          pages.push(JSON.parse(message.string()) as Event["body"])
+          if (pages.at(-1)!.last === false) return
+          subscription.unsubscribe()
+          resume(Effect.sync(() => pages.flatMap((page) => page.entries ?? [])))
+        },
+      })
+      connection.publish("query", JSON.stringify({ id, reply_to: inbox }))
+      return Effect.sync(() => subscription.unsubscribe())
+    },
+  ).pipe(within(`object ${id} is read`, 15_000))
+
+/** Every object has exactly these texts in this order, at the positions 1 … n, and no two entries are one message. */
+export const assertLogs = Effect.fnUntraced(function* (
+  connection: NatsConnection,
+  expected: ReadonlyMap<number, ReadonlyArray<string>>,
+) {
+  yield* Effect.forEach(
+    expected,
+    ([id, logs]) =>
+      Effect.map(readLog(connection, id), (entries) => {
+        assert.deepStrictEqual(
+          entries.map((entry) => entry.log),
+          logs,
+          `the log of object ${id}`,
+        )
+        assert.deepStrictEqual(
+          entries.map((entry) => entry.position).sort((a, b) => a - b),
+          logs.map((_, i) => i + 1),
+          `the positions of object ${id}`,
+        )
+        assert.strictEqual(new Set(entries.map((entry) => entry.seq)).size, logs.length)
+      }),
+    { concurrency: 16, discard: true },
+  )
+})
+
+/** `count` appends in sequence, over objects in turn: bodies, and what the logs must be. */
+export const planAppends = (options: {
+  readonly prefix: string
+  readonly count: number
+  readonly objects: ReadonlyArray<number>
+}) => {
+  const expected = new Map<number, Array<string>>(options.objects.map((id) => [id, []]))
+  const bodies: Array<string> = []
+  for (let i = 0; i < options.count; i++) {
+    const id = options.objects[i % options.objects.length]!
+    expected.get(id)!.push(String(i))
+    bodies.push(appendBody(id, options.prefix, String(i)))
+  }
+  return { bodies, expected }
 }

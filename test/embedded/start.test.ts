@@ -1,0 +1,193 @@
+/** `objectlog start` as a process of its own: what it leaves when it is killed, stopped, started twice or set up wrong. */
+import * as NodeServices from "@effect/platform-node/NodeServices"
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, FileSystem } from "effect"
+import { type ChildProcess, spawn } from "node:child_process"
+import { readdirSync, readFileSync } from "node:fs"
+import { fileURLToPath } from "node:url"
+import { freePort } from "../../src/embedded/freePort.ts"
+
+const main = fileURLToPath(new URL("../../src/main.ts", import.meta.url))
+const metricsBase = 20_000 + (process.pid % 400) * 50 + 30
+
+const temporary = Effect.flatMap(FileSystem.FileSystem, (fs) =>
+  Effect.tap(fs.makeTempDirectoryScoped({ prefix: "objectlog-test-" }), (folder) => fs.chmod(folder, 0o755)),
+)
+
+const until = (what: string, condition: () => boolean, millis = 10_000) =>
+  Effect.gen(function* () {
+    while (!condition()) yield* Effect.sleep("10 millis")
+  }).pipe(
+    Effect.timeoutOrElse({
+      duration: millis,
+      orElse: () => Effect.die(new Error(`not within ${millis} ms: ${what}`)),
+    }),
+  )
+
+/** What belongs to a variable of the surroundings must not reach the program. */
+const foreign = /^(NATS_(?!SERVER$)|POSTGRES_|METRICS_|DATA_DIR|MODE$|LOG_|DEBUG|AUTO_|VITEST|NODE_)/
+
+interface Run {
+  readonly child: ChildProcess
+  readonly out: () => string
+  readonly err: () => string
+  readonly code: () => number | null
+  /** Has ended, and all that it wrote has been read. */
+  readonly ended: () => boolean
+}
+
+const spawned = (args: ReadonlyArray<string>, variables: Record<string, string>): Run => {
+  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !foreign.test(name)))
+  const child = spawn(process.execPath, [main, ...args], {
+    env: { ...env, ...variables },
+    stdio: ["ignore", "pipe", "pipe"],
+  })
+  let [out, err, ended] = ["", "", false]
+  child.stdout.setEncoding("utf8").on("data", (text: string) => (out += text))
+  child.stderr.setEncoding("utf8").on("data", (text: string) => (err += text))
+  child.once("close", () => (ended = true))
+  return { child, out: () => out, err: () => err, code: () => child.exitCode, ended: () => ended }
+}
+
+const run = Effect.fnUntraced(function* (args: ReadonlyArray<string>, variables: Record<string, string>) {
+  const process = yield* Effect.acquireRelease(
+    Effect.sync(() => spawned(args, variables)),
+    ({ child }) => Effect.sync(() => void child.kill("SIGKILL")),
+  )
+  yield* until(`the end of objectlog ${args.join(" ")}`, process.ended, 15_000)
+  return process
+}, Effect.scoped)
+
+const read = (file: string): string => {
+  try {
+    return readFileSync(file, "utf8")
+  } catch {
+    return ""
+  }
+}
+
+const serverPids = (dataDir: string): ReadonlyArray<number> =>
+  ["nats/nats-server.pid", "shard-a/postmaster.pid", "shard-b/postmaster.pid"]
+    .map((file) => Number(read(`${dataDir}/${file}`).split("\n")[0]))
+    .filter((pid) => pid > 0)
+
+/** A process that has ended counts as gone, also while nobody has collected it. */
+const isGone = (pid: number): boolean => {
+  try {
+    process.kill(pid, 0)
+  } catch {
+    return true
+  }
+  return process.platform === "linux" && /^State:\s+Z/m.test(read(`/proc/${pid}/status`))
+}
+
+/** The command lines of what runs on a data folder, and of the reapers of these servers. */
+const runningOn = (dataDir: string, servers: ReadonlyArray<number>): ReadonlyArray<string> =>
+  process.platform !== "linux"
+    ? []
+    : readdirSync("/proc")
+        .filter((name) => /^\d+$/.test(name))
+        .map((pid) => read(`/proc/${pid}/cmdline`).split("\0").join(" ").trim())
+        .filter(
+          (line) =>
+            line.includes(dataDir) ||
+            servers.some((pid) => line.includes("objectlog-reaper") && line.endsWith(` ${pid}`)),
+        )
+
+/** `objectlog start`, once it says that it is ready; with the scope it and its servers are gone. */
+const started = Effect.fnUntraced(function* (dataDir: string) {
+  const port = (yield* freePort(metricsBase, "0.0.0.0"))!
+  const variables = { DATA_DIR: dataDir, METRICS_PORT: String(port) }
+  const process = yield* Effect.acquireRelease(
+    Effect.sync(() => spawned(["start"], variables)),
+    Effect.fnUntraced(function* ({ child, ended }) {
+      const pids = serverPids(dataDir)
+      child.kill("SIGKILL")
+      yield* until("the end of start", ended)
+      yield* until("the end of the servers", () => pids.every(isGone))
+    }),
+  )
+  yield* until("ready", () => process.ended() || process.out().includes("Ctrl-C stops everything"), 20_000)
+  assert.include(process.out(), "Ctrl-C stops everything", process.err())
+  return process
+})
+
+describe("objectlog start", () => {
+  it.live("killed, its servers end, and the next start finds every entry; a signal stops it in order", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const dataDir = yield* temporary
+      const client = { DATA_DIR: dataDir }
+
+      const first = yield* started(dataDir)
+      const appended = yield* run(["append", "42", "disk 3 replaced"], client)
+      assert.strictEqual(appended.code(), 0, appended.err())
+      assert.match(appended.out(), /^position 1 /)
+      assert.include((yield* run(["query", "42"], client)).out(), "disk 3 replaced")
+
+      const orphans = serverPids(dataDir)
+      assert.lengthOf(orphans, 3)
+      first.child.kill("SIGKILL")
+      yield* until("the end of the servers", () => orphans.every(isGone))
+
+      const second = yield* started(dataDir)
+      const queried = yield* run(["query", "42"], client)
+      assert.strictEqual(queried.code(), 0, queried.err())
+      assert.include(queried.out(), "disk 3 replaced")
+
+      const refused = yield* run(["start"], client)
+      assert.strictEqual(refused.code(), 1)
+      assert.strictEqual(
+        refused.err(),
+        `objectlog: DATA_DIR: ${dataDir} is in use by the objectlog with pid ${second.child.pid}; stop that one, or set another DATA_DIR\n`,
+      )
+      assert.strictEqual((yield* run(["query", "42"], client)).code(), 0)
+
+      const pids = serverPids(dataDir)
+      second.child.kill("SIGINT")
+      yield* until("the orderly end", second.ended, 5_000)
+      assert.strictEqual(second.code(), 0, second.err())
+      assert.isTrue(pids.every(isGone))
+      yield* until("the end of the reapers", () => runningOn(dataDir, pids).length === 0, 1_000)
+      const left = yield* fs.readDirectory(dataDir)
+      assert.deepStrictEqual(
+        left.filter((name) => name.startsWith("objectlog.pid") || name === "running.json"),
+        [],
+      )
+
+      const stopped = yield* run(["query", "42"], client)
+      assert.strictEqual(stopped.code(), 1)
+      assert.match(stopped.err(), /^objectlog: .*no embedded server runs in .*\n$/)
+    }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
+  )
+
+  it.live("of several that start on a folder with a void claim, one gets it", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const dataDir = yield* temporary
+      yield* fs.writeFileString(`${dataDir}/objectlog.pid`, "4194304999")
+      // No server is started: the one that gets the folder fails after the claim, or goes on until it is stopped.
+      const variables = { DATA_DIR: dataDir, NATS_URL: "nats://127.0.0.1:1", POSTGRES_IPS: "127.0.0.1" }
+      const all = yield* Effect.acquireRelease(
+        Effect.sync(() => Array.from({ length: 4 }, () => spawned(["start"], variables))),
+        (runs) => Effect.sync(() => runs.forEach(({ child }) => child.kill("SIGKILL"))),
+      )
+      yield* until("three ends", () => all.filter(({ ended }) => ended()).length >= 3)
+      const refused = all.filter(({ err }) => err().includes("is in use by the objectlog with pid"))
+      assert.lengthOf(refused, 3, all.map(({ err }) => err()).join(""))
+      assert.isTrue(refused.every(({ code }) => code() === 1))
+    }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
+  )
+
+  it.live("a wrong setting is refused before anything is made", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const dataDir = `${yield* temporary}/data`
+      const wrong = yield* run(["start"], { DATA_DIR: dataDir, POSTGRES_PORT: "abc" })
+      assert.strictEqual(wrong.code(), 2)
+      assert.match(wrong.err(), /^objectlog: POSTGRES_PORT.*abc.*\n$/)
+      assert.strictEqual(wrong.out(), "")
+      assert.isFalse(yield* fs.exists(dataDir))
+    }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
+  )
+})
