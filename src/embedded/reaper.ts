@@ -12,7 +12,7 @@ import { readFile } from "node:fs/promises"
 /** Another process that is alive serves this data. */
 export class FolderInUse extends Schema.TaggedError<FolderInUse>()("FolderInUse", {
   folder: Schema.String,
-  pid: Schema.Number,
+  pid: Schema.Int,
 }) {
   override get message(): string {
     return `${this.folder} is in use by the process with pid ${this.pid}; stop that one, or use another folder`

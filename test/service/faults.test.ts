@@ -243,10 +243,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("faults", (
       let retried = 0
       /** Until it is stored. The next of the same object is published after that only, so their order is known. */
       const publish = (i: number) =>
-        Effect.tryPromise({
-          try: () => js.publish("logs", bodies[i]!, { msgID: `${prefix}${i}`, timeout: 1_000 }),
-          catch: (cause) => cause,
-        }).pipe(
+        Effect.tryPromise(() => js.publish("logs", bodies[i]!, { msgID: `${prefix}${i}`, timeout: 1_000 })).pipe(
           Effect.tapError(() => Effect.sync(() => retried++)),
           Effect.retry(Schedule.spaced("50 millis")),
         )
