@@ -25,11 +25,16 @@ const expiresMillis = 30_000
 const heartbeatMillis = 5_000
 const silenceMillis = 3 * heartbeatMillis
 
+/**
+ * Least delay of what is handed back, in milliseconds. Without one, nats-server 2.9.10 may take it for a request of ours
+ * that is gone already, and then delivers the stream's last message twice and this one only after `ack_wait`.
+ */
+const handBackMillis = 10
+
 const isNonEmpty = <A>(all: Array<A>): all is [A, ...Array<A>] => all.length > 0
 
 const ack = Buffer.from("+ACK")
 const working = Buffer.from("+WPI")
-const nak = Buffer.from("-NAK")
 
 /** One message. Its stamp is in the reply subject, `$JS.ACK[.domain.account].stream.consumer.count.seq.n.nanos.pending`. */
 export class NatsDelivery implements Delivery {
@@ -74,7 +79,7 @@ export class NatsDelivery implements Delivery {
   }
 
   retry(delayMillis: number): void {
-    this.#settle(delayMillis === 0 ? nak : Buffer.from(`-NAK {"delay":${delayMillis * 1_000_000}}`))
+    this.#settle(Buffer.from(`-NAK {"delay":${Math.max(delayMillis, handBackMillis) * 1_000_000}}`))
   }
 
   working(): void {

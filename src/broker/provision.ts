@@ -140,23 +140,19 @@ const ensureConsumer = Effect.fnUntraced(function* (
   topic: string,
 ): Effect.fn.Return<void, BrokerUnavailable | BrokerMisconfigured> {
   const exists = attempt("find consumer", () => jsm.consumers.info(stream, consumerName))
-  const { config } = yield* exists.pipe(
-    Effect.catch(() =>
-      attempt("create consumer", () =>
-        jsm.consumers.add(stream, {
-          durable_name: consumerName,
-          ack_policy: AckPolicy.Explicit,
-          deliver_policy: DeliverPolicy.All,
-          ack_wait: nanos(ackWaitMillis),
-          max_deliver: -1,
-          max_ack_pending: ackPendingMax,
-          filter_subject: topic,
-        }),
-      ),
-    ),
-    // Lost the race to another worker.
-    Effect.catch(() => exists),
+  const create = attempt("create consumer", () =>
+    jsm.consumers.add(stream, {
+      durable_name: consumerName,
+      ack_policy: AckPolicy.Explicit,
+      deliver_policy: DeliverPolicy.All,
+      ack_wait: nanos(ackWaitMillis),
+      max_deliver: -1,
+      max_ack_pending: ackPendingMax,
+      filter_subject: topic,
+    }),
   )
+  // The third time for whoever lost the race to create it.
+  const { config } = yield* Effect.firstSuccessOf([exists, create, exists])
   const misconfigured = (problem: string) =>
     new BrokerMisconfigured({ stream, problem: `consumer ${consumerName}: ${problem}` })
   if (config.deliver_subject !== undefined) return yield* misconfigured("expected a pull consumer, got a push consumer")

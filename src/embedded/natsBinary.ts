@@ -70,7 +70,8 @@ export const findNatsServer = Effect.gen(function* () {
   const folders = [...(process.env["PATH"] ?? "").split(path.sep === "\\" ? ";" : ":"), ...systemFolders]
   for (const folder of folders) {
     const program = path.join(folder, process.platform === "win32" ? "nats-server.exe" : "nats-server")
-    if (folder !== "" && (yield* fs.exists(program))) return program
+    // A folder of the PATH that this user may not enter, such as root's own after su, holds nothing for him.
+    if (folder !== "" && (yield* Effect.orElseSucceed(fs.exists(program), () => false))) return program
   }
   const cache = path.join(process.env["XDG_CACHE_HOME"] || path.join(homedir(), ".cache"), "objectlog")
   const cached = path.join(cache, "nats-server")
