@@ -5,9 +5,8 @@
  * below /var/tmp. No folder that we did not make is made more open.
  */
 import { Effect, FileSystem, Path } from "effect"
-import { createHash } from "node:crypto"
 import { execFileSync } from "node:child_process"
-import { chownSync, lchownSync, readdirSync } from "node:fs"
+import { chownSync, lchownSync, readdirSync, statSync } from "node:fs"
 import { join } from "node:path"
 import { type Account, ServerFailed } from "./serverProcess.ts"
 
@@ -36,27 +35,6 @@ const isReachable = Effect.fnUntraced(function* (folder: string) {
   }
 })
 
-const digest = (text: string) => createHash("sha256").update(text).digest("hex").slice(0, 16)
-
-/** The folder of the programs as that user can reach it: itself, or a copy. */
-export const reachablePrograms = Effect.fnUntraced(function* (folder: string, account: Account | undefined) {
-  const fs = yield* FileSystem.FileSystem
-  const path = yield* Path.Path
-  if (account === undefined || (yield* isReachable(folder))) return folder
-  const target = path.join(publicFolder, `objectlog-postgres-${digest(folder + (yield* fs.stat(folder)).mtime)}`)
-  if (yield* fs.exists(target)) return target
-  const work = yield* fs.makeTempDirectory({ directory: publicFolder, prefix: "objectlog-copy-" })
-  yield* fs.chmod(work, 0o755)
-  yield* fs.copy(folder, path.join(work, "native"))
-  yield* fs.chmod(path.join(work, "native"), 0o755)
-  // Whoever is first wins; both copies are the same.
-  yield* Effect.catch(fs.rename(path.join(work, "native"), target), (error) =>
-    Effect.flatMap(fs.exists(target), (exists) => (exists ? Effect.void : Effect.fail(error))),
-  )
-  yield* fs.remove(work, { recursive: true, force: true })
-  return target
-})
-
 const giveTo = (folder: string, account: Account): void => {
   lchownSync(folder, account.uid, account.gid)
   for (const entry of readdirSync(folder, { withFileTypes: true })) {
@@ -76,7 +54,10 @@ export const reachableData = Effect.fnUntraced(function* (folder: string, accoun
   yield* fs.makeDirectory(path.dirname(folder), { recursive: true })
   if (account === undefined || (yield* isReachable(path.dirname(folder)))) {
     yield* fs.makeDirectory(folder, { recursive: true, mode: 0o700 })
-    if (account !== undefined) yield* Effect.sync(() => giveTo(folder, account))
+    // Only what is not that user's yet: in a folder that is, a server may be at work, making and removing files.
+    if (account !== undefined && statSync(folder).uid !== account.uid) {
+      yield* Effect.sync(() => giveTo(folder, account))
+    }
     return folder
   }
   // The link is the only record of the place: whoever removes the folder starts anew, not on what an earlier one left.

@@ -128,29 +128,16 @@ export const startServer = Effect.fnUntraced(function* (
     closeSync(log)
     current.on("error", (error) => (problem = error))
     child = current
-    if (current.pid !== undefined) reaper = startReaper(current.pid, spec.stopSignal)
+    if (current.pid !== undefined) {
+      const own = startReaper(current.pid, spec.stopSignal)
+      reaper = own
+      // A server that ended by itself: its pid may come to belong to another process.
+      current.once("exit", () => own.kill("SIGKILL"))
+    }
     yield* awaitReady(current, () => problem)
   })
 
   yield* Effect.addFinalizer(() => stop(spec.stopSignal))
   yield* start
   return { pid: () => child?.pid ?? -1, stop, start }
-})
-
-/** Ends a server that an earlier parent left: only while that pid is that server, told by its command line. */
-export const stopLeftover = Effect.fnUntraced(function* (
-  pid: number,
-  marks: ReadonlyArray<string>,
-  signal: NodeJS.Signals,
-) {
-  // Empty for a process that has ended, also while nobody has collected it yet.
-  const runs = Effect.promise(() => readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "")).pipe(
-    Effect.map((text) => marks.every((mark) => text.includes(mark))),
-  )
-  const send = (name: NodeJS.Signals) => Effect.ignore(Effect.try(() => process.kill(pid, name)))
-  if (!(yield* runs)) return
-  yield* send(signal)
-  for (let waited = 0; waited < stopMillis && (yield* runs); waited += 20) yield* Effect.sleep("20 millis")
-  if (yield* runs) yield* send("SIGKILL")
-  while (yield* runs) yield* Effect.sleep("10 millis")
 })
