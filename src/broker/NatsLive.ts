@@ -21,6 +21,7 @@ const queriesPull = 64
 
 /** Waits until a server answers, saying so every few seconds. */
 const connected = Effect.fnUntraced(function* (settings: NatsSettings, reconnects: Reconnects) {
+  // One attempt can't be interrupted, so that no connection is lost; waiting for the next one can.
   const connection = yield* Effect.acquireRelease(
     attempt("connect", () =>
       connect({
@@ -30,11 +31,8 @@ const connected = Effect.fnUntraced(function* (settings: NatsSettings, reconnect
         reconnectTimeWait: 250,
         reconnectJitter: 100,
         pingInterval: 10_000,
-        timeout: 5_000,
+        timeout: 2_000,
       }),
-    ).pipe(
-      Effect.tapError((error) => Effect.logWarning(`${error.message}; trying again`)),
-      Effect.retry(Schedule.spaced("2 seconds")),
     ),
     (nc) =>
       attempt("drain", () => nc.drain()).pipe(
@@ -42,6 +40,9 @@ const connected = Effect.fnUntraced(function* (settings: NatsSettings, reconnect
         Effect.ignore,
         Effect.andThen(Effect.promise(() => nc.close())),
       ),
+  ).pipe(
+    Effect.tapError((error) => Effect.logWarning(`${error.message}; trying again`)),
+    Effect.retry(Schedule.spaced("2 seconds")),
   )
   yield* Stream.fromAsyncIterable(connection.status(), (cause) => cause).pipe(
     Stream.tap((status) =>
