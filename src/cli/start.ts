@@ -1,9 +1,10 @@
 /** `objectlog start`: embedded servers where none are given, and a worker on them. */
-import { Console, Effect, FileSystem, Layer, Path, Redacted, Schema } from "effect"
+import { Console, Effect, FileSystem, Layer, Path, Redacted } from "effect"
 import { Command } from "effect/cli"
 import { settings as readSettings, type Settings, type ShardAddress } from "../Config.ts"
 import { NatsServer } from "../embedded/NatsServer.ts"
 import { PostgresServers } from "../embedded/PostgresServers.ts"
+import { claimFolder } from "../embedded/reaper.ts"
 import { loggerLayer } from "./logging.ts"
 import { serve } from "./worker.ts"
 
@@ -11,68 +12,6 @@ import { serve } from "./worker.ts"
 const natsPort = 4222
 const postgresPort = 54_320
 const shardNames = ["shard-a", "shard-b"]
-
-export class AlreadyRunning extends Schema.TaggedError<AlreadyRunning>()("AlreadyRunning", {
-  dataDir: Schema.String,
-  pid: Schema.Number,
-}) {
-  override get message(): string {
-    return `DATA_DIR: ${this.dataDir} is in use by the objectlog with pid ${this.pid}; stop that one, or set another DATA_DIR`
-  }
-}
-
-const isObjectlog = (pid: number): Effect.Effect<boolean, never, FileSystem.FileSystem> =>
-  Effect.flatMap(FileSystem.FileSystem, (fs) => fs.readFileString(`/proc/${pid}/cmdline`)).pipe(
-    Effect.map((commandLine) => commandLine.includes("main.ts")),
-    Effect.catch(() => Effect.succeed(false)),
-  )
-
-/**
- * Claims the data folder for this process. A claim whose process is gone is void.
- *
- * The claim appears at once with its content, by a hard link that fails where one is. A void one is moved away, which only
- * one process can do; should that have hit a newer claim, it is put back.
- */
-const claim = Effect.fnUntraced(function* (dataDir: string) {
-  const fs = yield* FileSystem.FileSystem
-  const path = yield* Path.Path
-  yield* fs.makeDirectory(dataDir, { recursive: true })
-  const file = path.join(dataDir, "objectlog.pid")
-  const own = `${file}.${process.pid}`
-  const moved = `${own}.void`
-  const holder = Effect.fnUntraced(function* (of: string) {
-    const pid = Number(yield* Effect.catch(fs.readFileString(of), () => Effect.succeed("0")))
-    return pid > 0 && pid !== process.pid && (yield* isObjectlog(pid)) ? pid : undefined
-  })
-  const take = Effect.gen(function* () {
-    for (;;) {
-      const linked = yield* fs.link(own, file).pipe(
-        Effect.as(true),
-        Effect.catchIf(
-          (error) => error.reason._tag === "AlreadyExists",
-          () => Effect.succeed(false),
-        ),
-      )
-      if (linked) return
-      const pid = yield* holder(file)
-      if (pid !== undefined) return yield* new AlreadyRunning({ dataDir, pid })
-      yield* fs.rename(file, moved).pipe(
-        Effect.catchIf(
-          (error) => error.reason._tag === "NotFound",
-          () => Effect.void,
-        ),
-      )
-      if ((yield* holder(moved)) !== undefined) yield* Effect.ignore(fs.link(moved, file))
-      yield* fs.remove(moved, { force: true })
-    }
-  })
-  yield* Effect.acquireRelease(
-    Effect.andThen(fs.writeFileString(own, String(process.pid)), take).pipe(
-      Effect.ensuring(Effect.ignore(fs.remove(own, { force: true }))),
-    ),
-    () => Effect.ignore(fs.remove(file)),
-  )
-})
 
 const embeddedNats = Effect.fnUntraced(function* (dataDir: string) {
   const path = yield* Path.Path
@@ -97,7 +36,8 @@ const start = Effect.fnUntraced(function* (settings: Settings) {
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
   const dataDir = path.resolve(settings.dataDir)
-  yield* claim(dataDir)
+  yield* fs.makeDirectory(dataDir, { recursive: true })
+  yield* claimFolder(dataDir, "objectlog")
   const [nats, shards] = yield* Effect.all(
     [
       settings.natsUrl === undefined ? embeddedNats(dataDir) : Effect.succeed(settings.natsUrl),

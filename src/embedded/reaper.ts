@@ -15,7 +15,7 @@ export class FolderInUse extends Schema.TaggedError<FolderInUse>()("FolderInUse"
   pid: Schema.Int,
 }) {
   override get message(): string {
-    return `${this.folder} is in use by the process with pid ${this.pid}; stop that one, or use another folder`
+    return `${this.folder} is in use by the process with pid ${this.pid}; stop that one, or use another DATA_DIR`
   }
 }
 
@@ -70,32 +70,31 @@ const holderOf = (text: string) => {
 export const claimFolder = Effect.fnUntraced(function* (folder: string, kind: string) {
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
-  // Not `objectlog.pid`: `objectlog start` claims its whole data folder under that name.
   const file = path.join(folder, `${kind}.owner`)
   const own = `${file}.${randomUUID()}`
   const self = yield* inspect(process.pid)
-  yield* Effect.acquireRelease(fs.writeFileString(own, `${process.pid} ${self?.started ?? ""}\n`), () =>
-    Effect.ignore(fs.remove(own)),
-  )
+  yield* fs.writeFileString(own, `${process.pid} ${self?.started ?? ""}\n`)
   // A link appears as a whole or not at all, and never replaces the one of somebody else.
   const take = Effect.acquireRelease(fs.link(own, file), () => Effect.ignore(fs.remove(file)))
-  for (let attempt = 1; ; attempt++) {
-    const taken = yield* Effect.result(take)
-    if (taken._tag === "Success") return
-    if (taken.failure.reason._tag !== "AlreadyExists" || attempt === 10) return yield* taken.failure
-    const text = yield* Effect.catch(fs.readFileString(file), () => Effect.succeed(""))
-    const holder = holderOf(text)
-    const seen = holder.pid > 0 ? yield* inspect(holder.pid) : undefined
-    if (seen !== undefined && seen.started === holder.started) {
-      return yield* new FolderInUse({ folder, pid: holder.pid })
+  yield* Effect.gen(function* () {
+    for (let attempt = 1; ; attempt++) {
+      const taken = yield* Effect.result(take)
+      if (taken._tag === "Success") return
+      if (taken.failure.reason._tag !== "AlreadyExists" || attempt === 10) return yield* taken.failure
+      const text = yield* Effect.catch(fs.readFileString(file), () => Effect.succeed(""))
+      const holder = holderOf(text)
+      const seen = holder.pid > 0 ? yield* inspect(holder.pid) : undefined
+      if (seen !== undefined && seen.started === holder.started) {
+        return yield* new FolderInUse({ folder, pid: holder.pid })
+      }
+      // Moved aside before it is removed: whoever clears the same void claim later must not remove the new one.
+      const aside = `${file}.${randomUUID()}`
+      yield* Effect.ignore(fs.rename(file, aside))
+      const moved = yield* Effect.catch(fs.readFileString(aside), () => Effect.succeed(text))
+      if (moved !== text) yield* Effect.ignore(fs.link(aside, file))
+      yield* Effect.ignore(fs.remove(aside))
     }
-    // Moved aside before it is removed: whoever clears the same void claim later must not remove the new one.
-    const aside = `${file}.${randomUUID()}`
-    yield* Effect.ignore(fs.rename(file, aside))
-    const moved = yield* Effect.catch(fs.readFileString(aside), () => Effect.succeed(text))
-    if (moved !== text) yield* Effect.ignore(fs.link(aside, file))
-    yield* Effect.ignore(fs.remove(aside))
-  }
+  }).pipe(Effect.ensuring(Effect.ignore(fs.remove(own))))
 })
 
 const signalTo = (pid: number, signal: NodeJS.Signals): void => {

@@ -139,7 +139,7 @@ describe("objectlog start", () => {
       assert.strictEqual(refused.code(), 1)
       assert.strictEqual(
         refused.err(),
-        `objectlog: DATA_DIR: ${dataDir} is in use by the objectlog with pid ${second.child.pid}; stop that one, or set another DATA_DIR\n`,
+        `objectlog: ${dataDir} is in use by the process with pid ${second.child.pid}; stop that one, or use another DATA_DIR\n`,
       )
       assert.strictEqual((yield* run(["query", "42"], client)).code(), 0)
 
@@ -151,7 +151,7 @@ describe("objectlog start", () => {
       yield* until("the end of the reapers", () => runningOn(dataDir, pids).length === 0, 1_000)
       const left = yield* fs.readDirectory(dataDir)
       assert.deepStrictEqual(
-        left.filter((name) => name.startsWith("objectlog.pid") || name === "running.json"),
+        left.filter((name) => name.startsWith("objectlog.owner") || name === "running.json"),
         [],
       )
 
@@ -165,7 +165,7 @@ describe("objectlog start", () => {
     Effect.gen(function* () {
       const fs = yield* FileSystem.FileSystem
       const dataDir = yield* temporary
-      yield* fs.writeFileString(`${dataDir}/objectlog.pid`, "4194304999")
+      yield* fs.writeFileString(`${dataDir}/objectlog.owner`, "4194304999 0\n")
       // No server is started: the one that gets the folder fails after the claim, or goes on until it is stopped.
       const variables = { DATA_DIR: dataDir, NATS_URL: "nats://127.0.0.1:1", POSTGRES_IPS: "127.0.0.1" }
       const all = yield* Effect.acquireRelease(
@@ -173,7 +173,7 @@ describe("objectlog start", () => {
         (runs) => Effect.sync(() => runs.forEach(({ child }) => child.kill("SIGKILL"))),
       )
       yield* until("three ends", () => all.filter(({ ended }) => ended()).length >= 3)
-      const refused = all.filter(({ err }) => err().includes("is in use by the objectlog with pid"))
+      const refused = all.filter(({ err }) => err().includes("is in use by the process with pid"))
       assert.lengthOf(refused, 3, all.map(({ err }) => err()).join(""))
       assert.isTrue(refused.every(({ code }) => code() === 1))
     }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
