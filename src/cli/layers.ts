@@ -33,7 +33,7 @@ export const workerLayers = (settings: Settings, servers: Servers) =>
           autoMigrate: settings.autoMigrate,
           placement: placementOf(ring.shards),
         }),
-        MetricsLive,
+        MetricsLive(ring.shards.map((shard) => shard.name)),
       ),
     ),
   )

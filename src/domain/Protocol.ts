@@ -11,14 +11,17 @@ import { fromMillis, toMillis, type LogEntry, type Placed } from "./LogEntry.ts"
 import * as ObjectId from "./ObjectId.ts"
 
 /** Every code that an error event can carry; README.md explains each. */
-export type ErrorCode =
-  | "invalid_json"
-  | "invalid_message"
-  | "invalid_reply_to"
-  | "invalid_cursor"
-  | "log_too_large"
-  | "entry_too_large"
-  | "entry_rejected"
+export const errorCodes = [
+  "invalid_json",
+  "invalid_message",
+  "invalid_reply_to",
+  "invalid_cursor",
+  "log_too_large",
+  "entry_too_large",
+  "entry_rejected",
+] as const
+
+export type ErrorCode = (typeof errorCodes)[number]
 
 export interface Addressed {
   readonly requestId: string | undefined

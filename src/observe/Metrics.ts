@@ -1,71 +1,224 @@
 /**
- * What the pipelines count. `MetricsLive` keeps the counters in Effect's metric registry, from which `/metrics` is
- * rendered; `layerMemory` keeps them to itself, for tests. Labels are bounded: never an object id.
+ * What the service tells its operators in numbers. `definitions.ts` names them.
+ *
+ * Every series is a plain number or array of ours, and is read when somebody asks. `MetricsLive` puts them in Effect's
+ * metric registry, from which `/metrics` is rendered; `layerMemory` keeps them to itself, for tests. Effect's own
+ * histograms are not used: their buckets are 32-bit and wrap after a day at full load.
  */
-import { Context, Effect, Layer, Metric } from "effect"
+import { Context, Effect, Layer, Metric, type Scope } from "effect"
+import {
+  type CounterLabels,
+  type CounterName,
+  counters,
+  type GaugeLabels,
+  type GaugeName,
+  gauges,
+  type HistogramLabels,
+  type HistogramName,
+  histograms,
+  perShard,
+} from "./definitions.ts"
 
-/** Counters in Prometheus' names, with their label names. */
-export const counters = {
-  messages_total: { description: "Requests finished, by subject and outcome", labels: ["subject", "outcome"] },
-  redeliveries_total: { description: "Deliveries that were not the first of their message", labels: ["subject"] },
-  append_batches_total: { description: "Append transactions committed", labels: ["shard"] },
-  appended_entries_total: { description: "Appends committed or found committed", labels: ["shard"] },
-  handed_back_total: { description: "Deliveries handed back to the broker unprocessed", labels: ["shard"] },
-  retries_total: { description: "Attempts that failed for a transient reason", labels: ["part", "reason"] },
-  dead_letters_total: { description: "Messages stored as dead letters", labels: ["code"] },
-  entries_read_total: { description: "Entries sent in pages", labels: ["shard"] },
-  pages_sent_total: { description: "Pages sent", labels: ["shard"] },
-} as const satisfies Record<string, { readonly description: string; readonly labels: ReadonlyArray<string> }>
-
-export type CounterName = keyof typeof counters
-
-type Labels<Name extends CounterName> = { readonly [Label in (typeof counters)[Name]["labels"][number]]: string }
+/** The content of a histogram. */
+export interface Distribution {
+  readonly count: number
+  readonly sum: number
+  /** For each bound how many values are not above it. */
+  readonly buckets: ReadonlyArray<readonly [bound: number, count: number]>
+}
 
 export class Metrics extends Context.Service<
   Metrics,
   {
-    readonly count: <Name extends CounterName>(name: Name, labels: Labels<Name>, by?: number) => Effect.Effect<void>
+    readonly count: <Name extends CounterName>(
+      name: Name,
+      labels: CounterLabels<Name>,
+      by?: number,
+    ) => Effect.Effect<void>
+    /** A function that takes values into a histogram. Made once, called often: it costs some nanoseconds. */
+    readonly observer: <Name extends HistogramName>(
+      name: Name,
+      labels: HistogramLabels<Name>,
+    ) => (value: number) => void
+    /** Lets a gauge be read when somebody asks, until the scope closes; NaN where there is no value. */
+    readonly gauge: <Name extends GaugeName>(
+      name: Name,
+      labels: GaugeLabels<Name>,
+      read: () => number,
+    ) => Effect.Effect<void, never, Scope.Scope>
     /** The present value of a counter, 0 when it never counted. */
-    readonly value: <Name extends CounterName>(name: Name, labels: Labels<Name>) => Effect.Effect<number>
+    readonly value: <Name extends CounterName>(name: Name, labels: CounterLabels<Name>) => Effect.Effect<number>
+    /** What a gauge reads now, NaN when there is none. */
+    readonly reading: <Name extends GaugeName>(name: Name, labels: GaugeLabels<Name>) => Effect.Effect<number>
+    readonly distribution: <Name extends HistogramName>(
+      name: Name,
+      labels: HistogramLabels<Name>,
+    ) => Effect.Effect<Distribution>
   }
 >()("objectlog/observe/Metrics") {}
 
-const seriesKey = (name: CounterName, labels: Readonly<Record<string, string>>): string =>
-  `${name} ${counters[name].labels.map((label) => labels[label]).join(" ")}`
+type AnyLabels = Readonly<Record<string, string>>
 
-/** Counts in the metric registry of the fiber's context. */
-export const MetricsLive: Layer.Layer<Metrics> = Layer.sync(Metrics, () => {
-  const bare = new Map<CounterName, Metric.Counter<number>>()
-  // Tagging costs three times as much as counting, so every series is tagged once.
-  const series = new Map<string, Metric.Metric<number, Metric.CounterState<number>>>()
-  const handle = (name: CounterName, labels: Readonly<Record<string, string>>) => {
-    const key = seriesKey(name, labels)
-    let metric = series.get(key)
-    if (metric === undefined) {
-      let counter = bare.get(name)
-      if (counter === undefined) {
-        counter = Metric.counter(`objectlog_${name}`, { description: counters[name].description, incremental: true })
-        bare.set(name, counter)
-      }
-      metric = Metric.withAttributes(counter, labels)
-      series.set(key, metric)
-    }
-    return metric
+/** Announces a new series to whoever exports it; gives what takes it back. */
+interface Exporter {
+  readonly counter: (name: CounterName, labels: AnyLabels, read: () => number) => () => void
+  readonly gauge: (name: GaugeName, labels: AnyLabels, read: () => number) => () => void
+  readonly histogram: (name: HistogramName, labels: AnyLabels, read: () => Distribution) => () => void
+}
+
+class Counter {
+  value = 0
+}
+
+class Histogram {
+  readonly #bounds: ReadonlyArray<number>
+  /** Values in each bucket, and above the last one. Doubles, which count exactly up to 2^53. */
+  readonly #counts: Float64Array
+  #sum = 0
+
+  constructor(bounds: ReadonlyArray<number>) {
+    this.#bounds = bounds
+    this.#counts = new Float64Array(bounds.length + 1)
   }
-  return Metrics.of({
-    count: (name, labels, by = 1) => Metric.update(handle(name, labels), by),
-    value: (name, labels) => Effect.map(Metric.value(handle(name, labels)), (state) => state.count),
-  })
-})
 
-export const layerMemory: Layer.Layer<Metrics> = Layer.sync(Metrics, () => {
-  const series = new Map<string, number>()
-  return Metrics.of({
-    count: (name, labels, by = 1) =>
-      Effect.sync(() => {
-        const key = seriesKey(name, labels)
-        series.set(key, (series.get(key) ?? 0) + by)
-      }),
-    value: (name, labels) => Effect.sync(() => series.get(seriesKey(name, labels)) ?? 0),
-  })
-})
+  observe(value: number): void {
+    const bounds = this.#bounds
+    let low = 0
+    let high = bounds.length
+    while (low < high) {
+      const middle = (low + high) >> 1
+      if (value <= bounds[middle]!) high = middle
+      else low = middle + 1
+    }
+    this.#counts[low]!++
+    this.#sum += value
+  }
+
+  read(): Distribution {
+    let count = 0
+    const buckets = this.#bounds.map((bound, i) => [bound, (count += this.#counts[i]!)] as const)
+    return { count: count + this.#counts[this.#bounds.length]!, sum: this.#sum, buckets }
+  }
+}
+
+/** The labels of each metric in their one order. */
+const labelNames = new Map<string, ReadonlyArray<string>>(
+  Object.entries({ ...counters, ...gauges, ...histograms }).map(([name, { labels }]) => [name, Object.keys(labels)]),
+)
+
+const key = (name: CounterName | GaugeName | HistogramName, labels: AnyLabels): string =>
+  `${name} ${JSON.stringify(labelNames.get(name)!.map((label) => labels[label]))}`
+
+const make = (exporter: Exporter): Metrics["Service"] & { readonly withdraw: () => void } => {
+  const counted = new Map<string, Counter>()
+  const distributed = new Map<string, Histogram>()
+  const read = new Map<string, () => number>()
+  const withdrawals: Array<() => void> = []
+
+  const counter = (name: CounterName, labels: AnyLabels): Counter => {
+    const at = key(name, labels)
+    let found = counted.get(at)
+    if (found === undefined) {
+      const added = (found = new Counter())
+      counted.set(at, added)
+      withdrawals.push(exporter.counter(name, labels, () => added.value))
+    }
+    return found
+  }
+  const histogram = (name: HistogramName, labels: AnyLabels): Histogram => {
+    const at = key(name, labels)
+    let found = distributed.get(at)
+    if (found === undefined) {
+      const added = (found = new Histogram(histograms[name].bounds))
+      distributed.set(at, added)
+      withdrawals.push(exporter.histogram(name, labels, () => added.read()))
+    }
+    return found
+  }
+  return {
+    count: (name, labels, by = 1) => Effect.sync(() => void (counter(name, labels).value += by)),
+    observer: (name, labels) => {
+      const found = histogram(name, labels)
+      return (value) => found.observe(value)
+    },
+    gauge: (name, labels, current) =>
+      Effect.acquireRelease(
+        Effect.sync(() => {
+          read.set(key(name, labels), current)
+          return exporter.gauge(name, labels, current)
+        }),
+        (withdraw) =>
+          Effect.sync(() => {
+            withdraw()
+            if (read.get(key(name, labels)) === current) read.delete(key(name, labels))
+          }),
+      ).pipe(Effect.asVoid),
+    value: (name, labels) => Effect.sync(() => counted.get(key(name, labels))?.value ?? 0),
+    reading: (name, labels) => Effect.sync(() => read.get(key(name, labels))?.() ?? Number.NaN),
+    distribution: (name, labels) =>
+      Effect.sync(() => (distributed.get(key(name, labels)) ?? new Histogram(histograms[name].bounds)).read()),
+    withdraw: () => withdrawals.forEach((withdraw) => withdraw()),
+  }
+}
+
+/** All combinations of the values of labels. */
+const combinations = (
+  labels: Readonly<Record<string, ReadonlyArray<string> | typeof perShard>>,
+  shards: ReadonlyArray<string>,
+): ReadonlyArray<AnyLabels> =>
+  Object.entries(labels).reduce<ReadonlyArray<AnyLabels>>(
+    (all, [label, values]) =>
+      all.flatMap((known) => (values === perShard ? shards : values).map((value) => ({ ...known, [label]: value }))),
+    [{}],
+  )
+
+/**
+ * In the metric registry of the context in which the layer is built. All counters and histograms of these shards are there
+ * from the start, with 0, so that a rate sees the first event too; but for retries, whose reasons are many.
+ */
+export const MetricsLive = (shards: ReadonlyArray<string>): Layer.Layer<Metrics> =>
+  Layer.effect(
+    Metrics,
+    Effect.gen(function* () {
+      const context = yield* Effect.context<never>()
+      const none = () => undefined
+      const metrics = make({
+        counter: (name, attributes, read) => {
+          const metric = Metric.counter(`objectlog_${name}`, { description: counters[name].help, attributes })
+          const get = () => ({ count: read(), incremental: true })
+          return Metric.registerUnsafe(metric, context, { get, update: none, modify: none }).remove
+        },
+        gauge: (name, attributes, read) => {
+          const metric = Metric.gauge(`objectlog_${name}`, { description: gauges[name].help, attributes })
+          const get = () => ({ value: read() })
+          return Metric.registerUnsafe(metric, context, { get, update: none, modify: none }).remove
+        },
+        histogram: (name, attributes, read) => {
+          const { bounds, help } = histograms[name]
+          const metric = Metric.histogram(`objectlog_${name}`, { description: help, attributes, boundaries: bounds })
+          // The registry also wants the extremes, which Prometheus does not know.
+          const get = () => ({ ...read(), min: Number.NaN, max: Number.NaN })
+          return Metric.registerUnsafe(metric, context, { get, update: none, modify: none }).remove
+        },
+      })
+      yield* Effect.addFinalizer(() => Effect.sync(metrics.withdraw))
+      for (const name of Object.keys(counters) as Array<CounterName>) {
+        if (name === "retries_total") continue
+        for (const labels of combinations(counters[name].labels, shards)) {
+          yield* metrics.count(name, labels as CounterLabels<typeof name>, 0)
+        }
+      }
+      for (const name of Object.keys(histograms) as Array<HistogramName>) {
+        for (const labels of combinations(histograms[name].labels, shards)) {
+          metrics.observer(name, labels as HistogramLabels<typeof name>)
+        }
+      }
+      return Metrics.of(metrics)
+    }),
+  )
+
+const unexported = () => () => undefined
+
+export const layerMemory: Layer.Layer<Metrics> = Layer.sync(Metrics, () =>
+  Metrics.of(make({ counter: unexported, gauge: unexported, histogram: unexported })),
+)

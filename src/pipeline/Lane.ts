@@ -9,14 +9,15 @@
  * end; the lane keeps what it holds, and what arrives beyond its bounds is handed back to the broker at once with a
  * delay. *closing*: the worker stops; what waits is handed back, what is under way is finished within a bound.
  */
-import { Effect, FiberSet, Latch, Random, Semaphore, type Scope } from "effect"
+import { Clock, Duration, Effect, FiberSet, Latch, Random, Semaphore, type Scope } from "effect"
 import type { Broker, Delivery } from "../broker/Broker.ts"
 import type { NewEntry, Placed } from "../domain/LogEntry.ts"
 import { encodeAppended, type AppendRequest } from "../domain/Protocol.ts"
+import { retryReason } from "../observe/definitions.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import { ShardPool } from "../shard/ShardPool.ts"
 import * as limits from "./limits.ts"
-import { outcomeId, publishForever, refuse } from "./outcome.ts"
+import { outcomeId, publishForever, refuse, secondsSince } from "./outcome.ts"
 
 /** One append on its way through a lane. */
 export interface Work {
@@ -61,6 +62,13 @@ export const make = Effect.fnUntraced(function* (
   const space = Latch.makeUnsafe(true)
   const idle = Latch.makeUnsafe(true)
   const publishing = Semaphore.makeUnsafe(limits.lanePublishing)
+
+  const batchEntries = metrics.observer("append_batch_entries", { shard })
+  const transactionSeconds = metrics.observer("append_transaction_seconds", { shard })
+  const delaySeconds = metrics.observer("append_delay_seconds", {})
+  const held = () => Array.from(underWay).reduce((sum, batch) => sum + batch.length, waiting.length)
+  yield* metrics.gauge("lane_entries", { shard }, held)
+  yield* metrics.gauge("lane_up", { shard }, () => (down ? 0 : 1))
 
   const isFull = () => waiting.length >= limits.laneEntriesMax || waitingCharacters >= limits.laneCharactersMax
 
@@ -118,45 +126,55 @@ export const make = Effect.fnUntraced(function* (
     if (underWay.size === 0 && waiting.length === 0) idle.openUnsafe()
   }
 
+  const append = (works: ReadonlyArray<Work>) =>
+    Effect.map(
+      Effect.timed(
+        pool.append(
+          index,
+          works.map((work) => work.entry),
+        ),
+      ),
+      ([took, placed]) => {
+        transactionSeconds(Duration.toSeconds(took))
+        batchEntries(works.length)
+        return placed
+      },
+    )
+
   /** Commits a batch, trying for ever if need be; a rejected one is halved until the culprit stands alone. */
   const store = (works: ReadonlyArray<Work>): Effect.Effect<ReadonlyArray<Committed>, never, Broker | Metrics> =>
-    pool
-      .append(
-        index,
-        works.map((work) => work.entry),
-      )
-      .pipe(
-        Effect.tapErrorTag("ShardUnavailable", (error) =>
-          Effect.gen(function* () {
-            yield* metrics.count("retries_total", { part: "append", reason: error.reason })
-            if (!down) yield* Effect.logWarning(`${error.message}; retrying until it is back`)
-            down = true
-          }),
-        ),
-        Effect.retry({ schedule: limits.retryForever, while: (error) => error._tag === "ShardUnavailable" }),
-        Effect.tap(() => (down ? Effect.logInfo(`shard ${shard}: back`) : Effect.void)),
-        Effect.ensuring(Effect.sync(() => (down = false))),
-        Effect.map((placed): ReadonlyArray<Committed> => [{ works, placed }]),
-        Effect.catchTag("BatchRejected", (error) => {
-          if (works.length > 1) {
-            const middle = works.length >> 1
-            return Effect.zipWith(store(works.slice(0, middle)), store(works.slice(middle)), (a, b) => [...a, ...b])
-          }
-          const { delivery, request } = works[0]!
-          return Effect.as(
-            refuse("append", delivery, {
-              code: "entry_rejected",
-              message: `log: the database refused it with SQLSTATE ${error.sqlState}`,
-              id: request.id,
-              requestId: request.requestId,
-              replyTo: request.replyTo,
-            }),
-            [],
-          )
+    append(works).pipe(
+      Effect.tapErrorTag("ShardUnavailable", (error) =>
+        Effect.gen(function* () {
+          yield* metrics.count("retries_total", { part: "append", reason: retryReason(error.reason) })
+          if (!down) yield* Effect.logWarning(`${error.message}; retrying until it is back`)
+          down = true
         }),
-        // Only ShardUnavailable is left, which is retried without end.
-        Effect.catch(() => Effect.never),
-      )
+      ),
+      Effect.retry({ schedule: limits.retryForever, while: (error) => error._tag === "ShardUnavailable" }),
+      Effect.tap(() => (down ? Effect.logInfo(`shard ${shard}: back`) : Effect.void)),
+      Effect.ensuring(Effect.sync(() => (down = false))),
+      Effect.map((placed): ReadonlyArray<Committed> => [{ works, placed }]),
+      Effect.catchTag("BatchRejected", (error) => {
+        if (works.length > 1) {
+          const middle = works.length >> 1
+          return Effect.zipWith(store(works.slice(0, middle)), store(works.slice(middle)), (a, b) => [...a, ...b])
+        }
+        const { delivery, request } = works[0]!
+        return Effect.as(
+          refuse("append", delivery, {
+            code: "entry_rejected",
+            message: `log: the database refused it with SQLSTATE ${error.sqlState}`,
+            id: request.id,
+            requestId: request.requestId,
+            replyTo: request.replyTo,
+          }),
+          [],
+        )
+      }),
+      // Only ShardUnavailable is left, which is retried without end.
+      Effect.catch(() => Effect.never),
+    )
 
   /** Publishes the events of what was committed and acknowledges it. */
   const announce = Effect.fnUntraced(function* ({ works, placed }: Committed) {
@@ -168,6 +186,8 @@ export const make = Effect.fnUntraced(function* (
       })),
     )
     for (const { delivery } of works) delivery.ack()
+    const now = yield* Clock.currentTimeMillis
+    for (const { delivery } of works) delaySeconds(secondsSince(delivery, now))
     yield* metrics.count("append_batches_total", { shard })
     yield* metrics.count("appended_entries_total", { shard }, works.length)
     yield* metrics.count("messages_total", { subject: "append", outcome: "ok" }, works.length)

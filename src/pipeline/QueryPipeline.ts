@@ -8,18 +8,19 @@
  * carry ids that chain over everything sent before them, so the broker drops a repeated page only where the whole read
  * up to it is the same; a client takes page n as replacing whatever it holds from page n on.
  */
-import { Effect, FiberSet, Random, Result, Semaphore, Stream } from "effect"
+import { Clock, Effect, FiberSet, Random, Result, Semaphore, Stream } from "effect"
 import { createHash } from "node:crypto"
 import { Broker, type Delivery, type OutgoingEvent } from "../broker/Broker.ts"
 import type { Cursor } from "../domain/Cursor.ts"
 import type { LogEntry } from "../domain/LogEntry.ts"
 import { decodeRead, type ReadRequest } from "../domain/Protocol.ts"
+import { retryReason } from "../observe/definitions.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import { HashRing } from "../placement/HashRing.ts"
 import { ShardPool, type ShardUnavailable } from "../shard/ShardPool.ts"
 import * as limits from "./limits.ts"
 import { makePacker } from "./paging.ts"
-import { logDelivery, outcomeId, publishForever, refuse } from "./outcome.ts"
+import { logDelivery, outcomeId, publishForever, refuse, secondsSince } from "./outcome.ts"
 import type { WorkerOptions } from "./Worker.ts"
 
 const cursorOf = (order: ReadRequest["order"], entry: LogEntry): Cursor =>
@@ -91,6 +92,7 @@ const sendPages = Effect.fnUntraced(function* (delivery: Delivery, request: Read
   }
   yield* publish([packer.finish(next)])
   delivery.ack()
+  metrics.observer("query_delay_seconds", {})(secondsSince(delivery, yield* Clock.currentTimeMillis))
   yield* metrics.count("messages_total", { subject: "query", outcome: "ok" })
 })
 
@@ -103,7 +105,8 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
     // A share of its own for each shard: reads that hang on one can't use up the slots of the others.
     const shares = ring.shards.map(() => ({ permits: Semaphore.makeUnsafe(limits.readsPerShard), waiting: 0 }))
 
-    const handBack = Effect.fnUntraced(function* (delivery: Delivery) {
+    const handBack = Effect.fnUntraced(function* (delivery: Delivery, shard: string) {
+      yield* metrics.count("handed_back_total", { shard })
       delivery.retry(limits.handBackDelay(delivery.deliveryCount, yield* Random.next))
     })
 
@@ -116,15 +119,12 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
       const index = ring.shardOf(request.id)
       const share = shares[index]!
       const shard = ring.shards[index]!.name
-      if (share.waiting >= limits.readsWaitingPerShard) {
-        yield* metrics.count("handed_back_total", { shard })
-        return yield* handBack(delivery)
-      }
+      if (share.waiting >= limits.readsWaitingPerShard) return yield* handBack(delivery, shard)
       share.waiting++
       const unavailable = Effect.fnUntraced(function* (error: ShardUnavailable) {
-        yield* metrics.count("retries_total", { part: "read", reason: error.reason })
+        yield* metrics.count("retries_total", { part: "read", reason: retryReason(error.reason) })
         yield* Effect.logWarning(`${error.message}; the read is handed back`)
-        yield* handBack(delivery)
+        yield* handBack(delivery, shard)
       })
       yield* sendPages(delivery, request, index).pipe(
         Effect.catchTag("ShardUnavailable", unavailable),

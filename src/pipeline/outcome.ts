@@ -2,24 +2,29 @@
 import { Effect } from "effect"
 import { Broker, type BrokerUnavailable, type Delivery, type OutgoingEvent } from "../broker/Broker.ts"
 import { encodeError, type Refusal } from "../domain/Protocol.ts"
+import { type RetryPart, retryReason, type Subject } from "../observe/definitions.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import * as limits from "./limits.ts"
 
 /** The id of a message's outcome for the broker's deduplication: one outcome per stored message, so its stamp is enough. */
 export const outcomeId = (delivery: Delivery): string => `${delivery.subject}-${delivery.seq}-${delivery.timestamp}`
 
+/** How long ago the broker stored a message. Never negative, which clocks of two machines may make it. */
+export const secondsSince = ({ timestamp }: Delivery, nowMillis: number): number =>
+  Math.max(0, nowMillis / 1e3 - Number(timestamp) / 1e9)
+
 /** What MODE=debug shows of a message: where it came from, never what it says. */
-export const logDelivery = (type: "append" | "query", { seq, deliveryCount, payload }: Delivery): Effect.Effect<void> =>
+export const logDelivery = (type: Subject, { seq, deliveryCount, payload }: Delivery): Effect.Effect<void> =>
   Effect.logDebug(`${type} received`).pipe(Effect.annotateLogs({ seq, deliveryCount, bytes: payload.byteLength }))
 
 /** Repeats an operation of the broker, without end, until it succeeds. */
 export const persist = <A>(
-  part: string,
+  part: RetryPart,
   operation: Effect.Effect<A, BrokerUnavailable>,
 ): Effect.Effect<A, never, Metrics> =>
   operation.pipe(
     Effect.tapError((error) =>
-      Metrics.use((metrics) => metrics.count("retries_total", { part, reason: error.operation })).pipe(
+      Metrics.use((metrics) => metrics.count("retries_total", { part, reason: retryReason(error.operation) })).pipe(
         Effect.andThen(Effect.logWarning(`${error.message}; retrying`)),
       ),
     ),
@@ -33,7 +38,7 @@ export const publishForever = (events: ReadonlyArray<OutgoingEvent>): Effect.Eff
 
 /** Dead-letters and answers one message; `type` is the kind of the request. */
 export const refuse = Effect.fnUntraced(function* (
-  type: "append" | "query",
+  type: Subject,
   delivery: Delivery,
   refusal: Refusal,
 ): Effect.fn.Return<void, never, Broker | Metrics> {

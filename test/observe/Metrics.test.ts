@@ -1,21 +1,52 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, type Layer, Metric } from "effect"
+import { Effect, Layer, Metric } from "effect"
+import { PrometheusMetrics } from "effect/observability"
 import { layerMemory, Metrics, MetricsLive } from "../../src/observe/Metrics.ts"
+import { boundedLabels, metricsContract } from "./metricsContract.ts"
 
-const contract = (name: string, metrics: Layer.Layer<Metrics>) =>
-  describe(name, () => {
-    it.effect("counts each series for itself", () =>
-      Effect.gen(function* () {
-        const { count, value } = yield* Metrics
-        yield* count("messages_total", { subject: "append", outcome: "ok" }, 3)
-        yield* count("messages_total", { subject: "append", outcome: "ok" })
-        yield* count("messages_total", { subject: "query", outcome: "ok" })
-        assert.strictEqual(yield* value("messages_total", { subject: "append", outcome: "ok" }), 4)
-        assert.strictEqual(yield* value("messages_total", { subject: "query", outcome: "ok" }), 1)
-        assert.strictEqual(yield* value("messages_total", { subject: "query", outcome: "invalid_json" }), 0)
-      }).pipe(Effect.provide(metrics), Effect.provideService(Metric.MetricRegistry, new Map())),
-    )
-  })
+const shards = ["a", "b"]
 
-contract("MetricsLive", MetricsLive)
-contract("Metrics in memory", layerMemory)
+describe("Metrics in memory", () => metricsContract(layerMemory))
+
+describe("MetricsLive", () => {
+  metricsContract(MetricsLive(shards))
+  boundedLabels()
+
+  it.effect("shows everything that can be foreseen from the start, and nothing when it is gone", () =>
+    Effect.gen(function* () {
+      const text = yield* PrometheusMetrics.format().pipe(Effect.provide(MetricsLive(shards)))
+      assert.include(text, `objectlog_messages_total{subject="query",outcome="invalid_cursor"} 0`)
+      assert.include(text, `objectlog_append_transaction_seconds_bucket{shard="b",le="+Inf"} 0`)
+      assert.include(text, `objectlog_append_delay_seconds_sum 0`)
+      assert.strictEqual(yield* PrometheusMetrics.format(), "")
+    }).pipe(Effect.provideService(Metric.MetricRegistry, new Map())),
+  )
+
+  it.effect("writes numbers, histograms and names as Prometheus reads them", () =>
+    Effect.gen(function* () {
+      const { count, gauge, observer } = yield* Metrics
+      yield* count("retries_total", { part: "dead letter", reason: "57P01" }, 2)
+      yield* gauge("consumer_pending", { subject: "append" }, () => Number.NaN)
+      yield* gauge("shard_up", { shard: `a"\\\n` }, () => 1)
+      for (const seconds of [0.002, 0.004, 4_000]) observer("append_delay_seconds", {})(seconds)
+      const lines = (yield* PrometheusMetrics.format()).split("\n")
+      for (const line of [
+        `objectlog_retries_total{part="dead letter",reason="57P01"} 2`,
+        `objectlog_consumer_pending{subject="append"} NaN`,
+        String.raw`objectlog_shard_up{shard="a\"\\\n"} 1`,
+        `# TYPE objectlog_append_delay_seconds histogram`,
+        `objectlog_append_delay_seconds_bucket{le="0.001"} 0`,
+        `objectlog_append_delay_seconds_bucket{le="0.0025"} 1`,
+        `objectlog_append_delay_seconds_bucket{le="1800"} 2`,
+        `objectlog_append_delay_seconds_bucket{le="+Inf"} 3`,
+        `objectlog_append_delay_seconds_sum 4000.006`,
+        `objectlog_append_delay_seconds_count 3`,
+      ])
+        assert.include(lines, line)
+    }).pipe(
+      Effect.scoped,
+      Effect.provide(MetricsLive(["a"]).pipe(Layer.fresh)),
+      Effect.provideService(Metric.MetricRegistry, new Map()),
+    ),
+  )
+})
