@@ -9,6 +9,7 @@ import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Cause, Effect, Exit, type Runtime } from "effect"
 import { CliError, Command } from "effect/cli"
 import { appendCommand } from "./cli/append.ts"
+import { deadCommand } from "./cli/dead.ts"
 import { queryCommand } from "./cli/query.ts"
 import { startCommand } from "./cli/start.ts"
 import { workerCommand } from "./cli/worker.ts"
@@ -39,7 +40,7 @@ const teardown: Runtime.Teardown = (exit, onExit) => {
 
 Command.make("objectlog").pipe(
   Command.withDescription("an append-only log of text messages for every object"),
-  Command.withSubcommands([startCommand, workerCommand, appendCommand, queryCommand]),
+  Command.withSubcommands([startCommand, workerCommand, appendCommand, queryCommand, deadCommand]),
   Command.run({ version: "0.1.0" }),
   Effect.provide(NodeServices.layer),
   (program) => NodeRuntime.runMain(program, { disableErrorReporting: true, teardown }),

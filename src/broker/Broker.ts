@@ -28,7 +28,7 @@ export interface Delivery extends Stamp {
   readonly payload: Uint8Array
   /** How often it was delivered, 1 the first time. */
   readonly deliveryCount: number
-  /** The first value of a header, or `undefined`. Names are matched to the letter. */
+  /** The first value of a header, or `undefined`. Names are matched to the letter. Ill-formed where it is not UTF-8. */
   header(name: string): string | undefined
   ack(): void
   /** Hands it back; the broker delivers it again, to any worker, after `delayMillis`. */

@@ -1,13 +1,15 @@
 /**
  * Dead letters: the refused message with its payload, its headers and the reason, on `<dead topic>.<its subject>`.
  *
- * Added headers: `Objectlog-Code`, `Objectlog-Reason`, `Objectlog-Subject`, `Objectlog-Seq`, `Objectlog-Timestamp`
- * (nanoseconds). Original headers keep their names, but for those that the broker itself would act on: `Nats-X` becomes
- * `Original-Nats-X`.
+ * Added headers, before all others and in this order: `Objectlog-Code`, `Objectlog-Reason`, `Objectlog-Subject`,
+ * `Objectlog-Seq`, `Objectlog-Timestamp` (nanoseconds), `Nats-Msg-Id`. Original headers keep their names, but for those
+ * that the broker itself would act on: `Nats-X` becomes `Original-Nats-X`.
  *
  * A message so large that it does not fit with the added headers is kept in parts, `Objectlog-Part: 1/2` and so on. Put
  * together they are a JSON array of [name, values] of the original headers, `Objectlog-Headers-Size` bytes of it, and then
  * the payload.
+ *
+ * deadLetters.ts reads them back.
  */
 import type { DeadLetter } from "./Broker.ts"
 import type { NatsDelivery } from "./deliveries.ts"
@@ -22,18 +24,40 @@ const partOverhead = 2_048
 
 const headerSafe = (text: string): string => text.slice(0, reasonMax).replace(/[^\x20-\x7e]/g, "?")
 
+/** The headers that a dead letter begins with. */
+export const letterHeader = {
+  code: "Objectlog-Code",
+  reason: "Objectlog-Reason",
+  subject: "Objectlog-Subject",
+  seq: "Objectlog-Seq",
+  timestamp: "Objectlog-Timestamp",
+  id: "Nats-Msg-Id",
+  part: "Objectlog-Part",
+  headersSize: "Objectlog-Headers-Size",
+} as const
+
+/** Names that the broker would act on, and those that would be taken for one of them when they are read back. */
+const renamed = /^(?:original-)*nats-/i
+export const toKept = (name: string): string => (renamed.test(name) ? `Original-${name}` : name)
+export const fromKept = (name: string): string =>
+  name.startsWith("Original-") && renamed.test(name) ? name.slice("Original-".length) : name
+
+/** Names a refused message, and with a suffix one of its parts. */
+export const letterId = (subject: string, seq: number, timestamp: bigint, suffix: string): string =>
+  `${subject}-${seq}-${timestamp}${suffix}`
+
 const reasonHeaders = (delivery: NatsDelivery, reason: DeadLetter, suffix: string): Headers => [
-  ["Objectlog-Code", reason.code],
-  ["Objectlog-Reason", headerSafe(reason.message)],
-  ["Objectlog-Subject", delivery.subject],
-  ["Objectlog-Seq", String(delivery.seq)],
-  ["Objectlog-Timestamp", String(delivery.timestamp)],
-  ["Nats-Msg-Id", `${delivery.subject}-${delivery.seq}-${delivery.timestamp}${suffix}`],
+  [letterHeader.code, reason.code],
+  [letterHeader.reason, headerSafe(reason.message)],
+  [letterHeader.subject, delivery.subject],
+  [letterHeader.seq, String(delivery.seq)],
+  [letterHeader.timestamp, String(delivery.timestamp)],
+  [letterHeader.id, letterId(delivery.subject, delivery.seq, delivery.timestamp, suffix)],
 ]
 
-/** Bytes of a header block; the server counts them as part of the message. */
+/** Bytes of a header block, whose texts have a character for each byte; the server counts them as part of the message. */
 const blockBytes = (headers: Headers): number =>
-  headers.reduce((sum, [name, value]) => sum + Buffer.byteLength(name) + Buffer.byteLength(value) + 4, 32)
+  headers.reduce((sum, [name, value]) => sum + name.length + value.length + 4, 32)
 
 /** The messages that keep a refused one: one, or several parts. */
 export const deadLetterMessages = (
@@ -46,7 +70,7 @@ export const deadLetterMessages = (
   const original = delivery.headers()
   const all: Headers = [
     ...reasonHeaders(delivery, reason, ""),
-    ...original.map(([name, value]) => [/^nats-/i.test(name) ? `Original-${name}` : name, value] as const),
+    ...original.map(([name, value]) => [toKept(name), value] as const),
   ]
   if (delivery.payload.byteLength + blockBytes(all) <= maxPayload) {
     return [{ subject, payload: delivery.payload, headers: encodeHeaders(all), copy: undefined }]
@@ -59,8 +83,8 @@ export const deadLetterMessages = (
   return Array.from({ length: count }, (_, i) => {
     const headers = encodeHeaders([
       ...reasonHeaders(delivery, reason, `-${i + 1}`),
-      ["Objectlog-Part", `${i + 1}/${count}`],
-      ["Objectlog-Headers-Size", String(block.byteLength)],
+      [letterHeader.part, `${i + 1}/${count}`],
+      [letterHeader.headersSize, String(block.byteLength)],
     ])
     return { subject, payload: whole.subarray(i * partBytes, (i + 1) * partBytes), headers, copy: undefined }
   })

@@ -14,7 +14,7 @@ import { createInbox, type Msg, type NatsConnection, type Subscription } from "@
 import { Effect, Latch, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { Delivery } from "./Broker.ts"
-import { firstHeader, type Headers, headerText, parseHeaders } from "./headers.ts"
+import { firstHeader, type Headers, headerText, headerValue, parseHeaders } from "./headers.ts"
 import { consumerName } from "./provision.ts"
 
 /** Bytes that one request may bring; it must take the largest message at least. */
@@ -63,7 +63,8 @@ export class NatsDelivery implements Delivery {
   }
 
   header(name: string): string | undefined {
-    return firstHeader(this.#headerText(), name)
+    const value = firstHeader(this.#headerText(), name)
+    return value === undefined ? undefined : headerValue(value)
   }
 
   headers(): Headers {

@@ -3,8 +3,12 @@
  *
  * That one throws on a name that it holds for invalid, while the server stores any: one such message would end a worker.
  * It also validates and canonicalises every name, which costs more than the rest of publishing.
+ *
+ * Here a header is a text with one character for each byte (Latin-1), since the server takes any bytes and a dead letter
+ * has to give them back. `headerValue` reads such a text as the UTF-8 that it usually is.
  */
 import type { Msg, MsgHdrs } from "@nats-io/transport-node"
+import { isUtf8 } from "node:buffer"
 
 /** Names and values in the order in which they were sent; a name may come more than once. */
 export type Headers = ReadonlyArray<readonly [name: string, value: string]>
@@ -16,7 +20,32 @@ export const headerText = (message: Msg, replyLength: number): string => {
   const sized = message as Msg & { size(): number }
   // The size counts subject, reply, headers and payload; the headers lie right before the payload.
   const size = sized.size() - Buffer.byteLength(message.subject) - replyLength - data.byteLength
-  return size <= 0 ? "" : Buffer.from(data.buffer, data.byteOffset - size, size).toString()
+  return size <= 0 ? "" : Buffer.from(data.buffer, data.byteOffset - size, size).toString("latin1")
+}
+
+const isBlank = (code: number) => code === 0x20 || code === 0x09
+
+/**
+ * Spaces and tabs around a value are not part of it. `trim` would also take bytes of characters, and a regular expression
+ * needs quadratic time for a value of many spaces.
+ */
+const trimmed = (value: string): string => {
+  let start = 0
+  let end = value.length
+  while (start < end && isBlank(value.charCodeAt(start))) start++
+  while (end > start && isBlank(value.charCodeAt(end - 1))) end--
+  return value.slice(start, end)
+}
+
+/**
+ * A value as text. Where it is not UTF-8 each byte beyond ASCII becomes a lone surrogate (U+DC80 … U+DCFF), so that
+ * different bytes stay different and the text is seen to be ill-formed.
+ */
+export const headerValue = (value: string): string => {
+  if (!/[\x80-\xff]/.test(value)) return value
+  const bytes = Buffer.from(value, "latin1")
+  if (isUtf8(bytes)) return bytes.toString()
+  return value.replace(/[\x80-\xff]/g, (character) => String.fromCharCode(0xdc00 + character.charCodeAt(0)))
 }
 
 /** The first value of a name, matched to the letter. */
@@ -25,7 +54,7 @@ export const firstHeader = (text: string, name: string): string | undefined => {
   if (at < 0) return undefined
   const start = at + name.length + 3
   const end = text.indexOf("\r\n", start)
-  return text.slice(start, end < 0 ? text.length : end).trim()
+  return trimmed(text.slice(start, end < 0 ? text.length : end))
 }
 
 export const parseHeaders = (text: string): Headers =>
@@ -34,7 +63,7 @@ export const parseHeaders = (text: string): Headers =>
     .slice(1)
     .flatMap((line) => {
       const at = line.indexOf(":")
-      return at < 0 ? [] : [[line.slice(0, at), line.slice(at + 1).trim()] as const]
+      return at < 0 ? [] : [[line.slice(0, at), trimmed(line.slice(at + 1))] as const]
     })
 
 /** A header block that is written as it is. */
@@ -54,5 +83,5 @@ class RawHeaders {
 export const encodeHeaders = (headers: Headers): MsgHdrs => {
   let text = "NATS/1.0\r\n"
   for (const [name, value] of headers) text += `${name}: ${value}\r\n`
-  return new RawHeaders(Buffer.from(`${text}\r\n`)) as unknown as MsgHdrs
+  return new RawHeaders(Buffer.from(`${text}\r\n`, "latin1")) as unknown as MsgHdrs
 }

@@ -250,7 +250,8 @@ const connectFailure = (error: unknown): string => {
   return text.split("\n", 1)[0]!
 }
 
-const connected = Effect.fnUntraced(function* (servers: string) {
+/** One connection for a command, closed with the scope. */
+export const connected = Effect.fnUntraced(function* (servers: string) {
   const { options, shown } = connectionOptions(servers)
   if (shown === "") return yield* new ClientFailed({ reason: "NATS_URL: expected host:port or nats://host:port" })
   return yield* Effect.acquireRelease(

@@ -53,15 +53,15 @@ export const timeoutFlag = Flag.String("timeout").pipe(
 
 /** The client of a command: the servers of the environment, one connection. */
 export const clientFor = (timeout: Duration.Duration) =>
-  Effect.map(serversFor, ({ servers, ...topics }) =>
-    Client.layer({ servers: Redacted.value(servers), ...topics, timeout }),
+  Effect.map(serversFor, ({ servers, logsTopic, queryTopic }) =>
+    Client.layer({ servers: Redacted.value(servers), logsTopic, queryTopic, timeout }),
   )
 
 /**
  * Writes texts to standard output and waits whenever it is full. A reader that closed it has read enough: that is the
  * end, and no failure.
  */
-export const writeOut = <E, R>(texts: Stream.Stream<string, E, R>) =>
+export const writeOut = <E, R>(texts: Stream.Stream<string | Uint8Array, E, R>) =>
   Effect.gen(function* () {
     const stdio = yield* Stdio.Stdio
     yield* Stream.run(texts, stdio.stdout()).pipe(

@@ -15,6 +15,7 @@ export interface ClientServers {
   readonly servers: Redacted.Redacted
   readonly logsTopic: string
   readonly queryTopic: string
+  readonly deadTopic: string
 }
 
 /** `running.json` in the data folder: what `objectlog start` records while it runs. */
@@ -62,7 +63,8 @@ export const serversFor: Effect.Effect<ClientServers, ConfigInvalid | NoServer, 
   function* () {
     const logsTopic = yield* topic("NATS_LOGS_TOPIC", "logs")
     const queryTopic = yield* topic("NATS_QUERY_TOPIC", "query")
+    const deadTopic = yield* topic("NATS_DEAD_TOPIC", "dead")
     const servers = (yield* given("NATS_URL")) ?? (yield* embedded((yield* given("DATA_DIR")) ?? ".objectlog"))
-    return { servers: Redacted.make(servers), logsTopic, queryTopic }
+    return { servers: Redacted.make(servers), logsTopic, queryTopic, deadTopic }
   },
 )

@@ -294,10 +294,16 @@ export const decodeRead = (payload: Uint8Array, limits: Limits): Result.Result<R
 }
 
 /** Checks a `Nats-Msg-Id` header; the reason why it is refused, or `undefined`. */
-export const messageIdProblem = (messageId: string): string | undefined =>
-  messageId.length * 3 <= messageIdMaxBytes || Buffer.byteLength(messageId) <= messageIdMaxBytes
+export const messageIdProblem = (messageId: string): string | undefined => {
+  // What PostgreSQL can't hold as text; a replacement would make two ids one, and an append would be lost.
+  if (!messageId.isWellFormed()) return "Nats-Msg-Id: expected UTF-8, got bytes that are not UTF-8"
+  if (messageId.includes("\u0000")) return "Nats-Msg-Id: expected no U+0000, got one"
+  if (messageId.length * 3 <= messageIdMaxBytes) return undefined
+  const bytes = Buffer.byteLength(messageId)
+  return bytes <= messageIdMaxBytes
     ? undefined
-    : `Nats-Msg-Id: expected at most ${messageIdMaxBytes} bytes, got ${Buffer.byteLength(messageId)}`
+    : `Nats-Msg-Id: expected at most ${messageIdMaxBytes} bytes, got ${bytes}`
+}
 
 // --- Encoding. By concatenation: each of these runs once per append or entry, and numbers of 64 bits keep their digits.
 

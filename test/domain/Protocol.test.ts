@@ -318,8 +318,10 @@ describe("address", () => {
     }),
   )
 
-  it.effect("Nats-Msg-Id: at most 1024 bytes", () =>
+  it.effect("Nats-Msg-Id: at most 1024 bytes, and a text that PostgreSQL can hold", () =>
     Effect.sync(() => {
+      assert.strictEqual(messageIdProblem("a\udcff"), "Nats-Msg-Id: expected UTF-8, got bytes that are not UTF-8")
+      assert.strictEqual(messageIdProblem("a\u0000"), "Nats-Msg-Id: expected no U+0000, got one")
       for (const good of ["", "a", "x".repeat(1_024), "é".repeat(512), "€".repeat(341)])
         assert.isUndefined(messageIdProblem(good))
       for (const [bad, size] of [
