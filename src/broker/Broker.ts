@@ -50,12 +50,36 @@ export interface DeadLetter {
   readonly message: string
 }
 
+/** What the broker says about the consumer that all workers share. */
+export interface ConsumerState {
+  /** Stored and not delivered yet. */
+  readonly pending: number
+  /** Delivered, and neither acknowledged nor handed back and delivered again. */
+  readonly ackPending: number
+  /** Sequence number in the stream up to which everything is acknowledged. */
+  readonly ackFloor: number
+  /** Deliveries so far, repeated ones included. */
+  readonly delivered: number
+  /** Requests for messages that are open, of all workers. */
+  readonly pulls: number
+}
+
+export interface BrokerState {
+  /** `undefined`: there is none. */
+  readonly appends: ConsumerState | undefined
+  readonly queries: ConsumerState | undefined
+  /** Streams and consumers that should be there and are not, in words. */
+  readonly missing: ReadonlyArray<string>
+}
+
 export class Broker extends Context.Service<
   Broker,
   {
     /** Largest message that the server takes, headers included, in bytes. May change with a reconnect. */
     readonly maxPayload: () => number
     readonly isConnected: () => boolean
+    /** Asks the broker for the state of everything that a worker uses: some requests, so not to be asked all the time. */
+    readonly state: Effect.Effect<BrokerState, BrokerUnavailable>
     /**
      * Append requests, each delivered to one worker at a time, in chunks as they arrive. Ends never; recovers by itself
      * from lost connections. Interruption stops the pull and hands back what was buffered and not taken.

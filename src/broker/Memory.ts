@@ -6,7 +6,14 @@
  */
 import { Clock, Context, Effect, Layer, Queue, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
-import { Broker, BrokerUnavailable, type DeadLetter, type Delivery, type OutgoingEvent } from "./Broker.ts"
+import {
+  Broker,
+  BrokerUnavailable,
+  type ConsumerState,
+  type DeadLetter,
+  type Delivery,
+  type OutgoingEvent,
+} from "./Broker.ts"
 import { ackWaitMillis } from "./provision.ts"
 
 /** A message as it was stored. */
@@ -61,6 +68,7 @@ class Intake {
   readonly #takers = new Set<() => void>()
   #lastSeq = 0
   #lastTimestamp = 0n
+  #delivered = 0
 
   constructor(subject: string, clock: Clock.Clock, fork: (effect: Effect.Effect<void>) => void) {
     this.subject = subject
@@ -83,6 +91,17 @@ class Intake {
     return message
   }
 
+  state(): ConsumerState {
+    const pending = this.#ready.filter((delivery) => delivery.deliveryCount === 1).length
+    return {
+      pending,
+      ackPending: this.unsettled.size - pending,
+      ackFloor: Math.min(this.#lastSeq, ...Array.from(this.unsettled, (seq) => seq - 1)),
+      delivered: this.#delivered,
+      pulls: this.#takers.size,
+    }
+  }
+
   offer(delivery: MemoryDelivery): void {
     this.#ready.push(delivery)
     // All of them: the one who comes first may be interrupted before it takes.
@@ -99,6 +118,7 @@ class Intake {
     const taken = this.#ready
     if (!isNonEmpty(taken)) return Effect.andThen(this.#arrival, this.take)
     this.#ready = []
+    this.#delivered += taken.length
     for (const delivery of taken) delivery.expireLater()
     return Effect.succeed(taken)
   })
@@ -221,6 +241,7 @@ export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<Broker | M
       const broker = Broker.of({
         maxPayload: () => maxPayload,
         isConnected: () => true,
+        state: Effect.sync(() => ({ appends: appends.state(), queries: queries.state(), missing: [] })),
         appends: Stream.fromPull(Effect.succeed(appends.take)),
         queries: Stream.fromPull(Effect.succeed(queries.take)),
         publish: (outgoing) =>

@@ -7,6 +7,7 @@ import { connectionOptions } from "./connectionOptions.ts"
 import { deadLetterMessages } from "./deadLetter.ts"
 import { deliveries, NatsDelivery, type Reconnects } from "./deliveries.ts"
 import { attempt, type BrokerMisconfigured, provision, type Provisioned, purgeDone, type Topics } from "./provision.ts"
+import { brokerState } from "./brokerState.ts"
 import { makePublisher, type Message, messageIdHeaders } from "./publish.ts"
 
 export interface NatsSettings extends Topics {
@@ -122,6 +123,7 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
   return Broker.of({
     maxPayload,
     isConnected: () => reconnects.connected && !connection.isClosed(),
+    state: brokerState(jsm, settings),
     appends: intake("logs", appendsPull),
     queries: intake("query", queriesPull),
     publish: (events) =>

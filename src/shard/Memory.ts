@@ -46,6 +46,8 @@ interface Shard {
   readonly logs: Map<ObjectId, Log>
   readonly batches: Array<number>
   state: ShardState
+  /** Operations under way. */
+  inUse: number
   /** Open unless the shard hangs. */
   readonly gate: Latch.Latch
   /** Opened by the next operation. */
@@ -73,6 +75,7 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
     logs: new Map(),
     batches: [],
     state: "up",
+    inUse: 0,
     gate: Latch.makeUnsafe(true),
     used: Latch.makeUnsafe(false),
     reject: options?.reject,
@@ -84,13 +87,14 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
   ): Effect.Effect<A, E | ShardUnavailable> =>
     Effect.suspend(() => {
       const shard = shards[index]!
+      shard.inUse++
       shard.used.openUnsafe()
       return Effect.andThen(
         shard.gate.await,
         Effect.suspend((): Effect.Effect<A, E | ShardUnavailable> =>
           shard.state === "down" ? Effect.fail(new ShardUnavailable(down(shard.name, operation))) : run(shard),
         ),
-      )
+      ).pipe(Effect.ensuring(Effect.sync(() => shard.inUse--)))
     })
 
   const pool = ShardPool.of({
@@ -104,6 +108,7 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
         reason: state === "up" ? undefined : state === "down" ? "connection" : "timeout",
       })),
     ),
+    usage: () => shards.map(({ inUse, name }) => ({ shard: name, connectionsInUse: inUse, waiting: 0 })),
   })
   const control = MemoryShards.of({
     names,

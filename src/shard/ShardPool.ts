@@ -53,6 +53,14 @@ export interface ShardHealth {
   readonly reason: string | undefined
 }
 
+/** How much of a shard's pool is taken at this moment. */
+export interface ShardUsage {
+  readonly shard: string
+  readonly connectionsInUse: number
+  /** Operations that wait for a connection. */
+  readonly waiting: number
+}
+
 export class ShardPool extends Context.Service<
   ShardPool,
   {
@@ -67,6 +75,8 @@ export class ShardPool extends Context.Service<
     /** How many entries an object has: the last position, 0 without a log. */
     readonly count: (shard: number, id: ObjectId) => Effect.Effect<number, ShardUnavailable>
     readonly readPage: (shard: number, query: PageQuery) => Effect.Effect<ReadonlyArray<LogEntry>, ShardUnavailable>
+    /** Asks every shard, for some seconds at most. */
     readonly health: Effect.Effect<ReadonlyArray<ShardHealth>>
+    readonly usage: () => ReadonlyArray<ShardUsage>
   }
 >()("objectlog/shard/ShardPool") {}

@@ -126,6 +126,7 @@ const make = Effect.fnUntraced(function* (settings: ShardPoolSettings) {
         Effect.mapError(readPage(sql, query), (error) => unavailable(shards[index]!.name, "read", error)),
       ),
     health: Effect.suspend(() => Effect.forEach(shards.keys(), healthOf, { concurrency: "unbounded" })),
+    usage: () => shards.map(({ inUse, name, waiting }) => ({ shard: name, connectionsInUse: inUse, waiting })),
   })
 })
 
@@ -149,6 +150,8 @@ const connect = Effect.fnUntraced(function* (settings: ShardSettings) {
     address: settings.address ?? `${host}:${port}`,
     sql,
     permits: Semaphore.makeUnsafe(maxConnections),
+    inUse: 0,
+    waiting: 0,
     verifying: Semaphore.makeUnsafe(1),
     verified: false,
     record: "unreachable",
@@ -165,15 +168,28 @@ const withConnection = <A, E>(
   operation: string,
   run: Effect.Effect<A, E>,
 ): Effect.Effect<A, E | ShardUnavailable> =>
-  Effect.uninterruptibleMask((restore) =>
-    restore(shard.permits.take(1)).pipe(
+  Effect.uninterruptibleMask((restore) => {
+    shard.waiting++
+    return restore(shard.permits.take(1)).pipe(
       Effect.timeoutOrElse({
         duration: acquireTimeout,
         orElse: () => Effect.fail(tooLate(shard, operation, "pool")),
       }),
-      Effect.andThen(Effect.ensuring(restore(run), shard.permits.release(1))),
-    ),
-  ).pipe(
+      Effect.ensuring(Effect.sync(() => shard.waiting--)),
+      Effect.andThen(
+        Effect.suspend(() => {
+          shard.inUse++
+          return Effect.ensuring(
+            restore(run),
+            Effect.suspend(() => {
+              shard.inUse--
+              return shard.permits.release(1)
+            }),
+          )
+        }),
+      ),
+    )
+  }).pipe(
     Effect.timeoutOrElse({
       duration: operationTimeout,
       orElse: () => Effect.fail(tooLate(shard, operation, "timeout")),

@@ -15,6 +15,9 @@ export interface Shard {
   readonly address: string
   readonly sql: PgClient
   readonly permits: Semaphore.Semaphore
+  /** Operations that have a permit, and that wait for one. */
+  inUse: number
+  waiting: number
   /** One verification at a time. */
   readonly verifying: Semaphore.Semaphore
   /** Set once, by the verification. */

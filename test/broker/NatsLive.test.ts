@@ -121,6 +121,26 @@ describe("NatsLive", () => {
     }).pipe(Effect.scoped, Effect.provide(TestNats.layer)),
   )
 
+  it.live("tells which streams and consumers are missing", () =>
+    onServer(
+      Effect.gen(function* () {
+        const broker = yield* Broker
+        const connection = yield* client
+        const jsm = yield* Effect.promise(() => jetstreamManager(connection))
+        yield* Effect.promise(() => jsm.consumers.delete("objectlog_logs", "objectlog"))
+        for (const name of ["query", "dead"]) yield* Effect.promise(() => jsm.streams.delete(`objectlog_${name}`))
+        const state = yield* broker.state
+        assert.isUndefined(state.appends)
+        assert.isUndefined(state.queries)
+        assert.deepStrictEqual(state.missing, [
+          "the consumer objectlog of stream objectlog_logs",
+          "the stream for query",
+          "the stream for dead.>",
+        ])
+      }).pipe(Effect.scoped),
+    ),
+  )
+
   it.live("a stream that is deleted under a running worker is made again, and deliveries go on", () =>
     onServer(
       Effect.scoped(

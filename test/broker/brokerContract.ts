@@ -1,7 +1,13 @@
 /** What every Broker must do; run on NATS and on the in-memory twin. */
 import { assert, it } from "@effect/vitest"
-import { Deferred, Effect, Fiber, Stream } from "effect"
-import { Broker, type BrokerUnavailable, type Delivery } from "../../src/broker/Broker.ts"
+import { Deferred, Effect, Fiber, Schedule, Stream } from "effect"
+import {
+  Broker,
+  type BrokerState,
+  type BrokerUnavailable,
+  type ConsumerState,
+  type Delivery,
+} from "../../src/broker/Broker.ts"
 
 /** What the suite needs to see from outside of the broker. */
 export interface BrokerProbe {
@@ -18,6 +24,8 @@ const take = (count: number): Effect.Effect<ReadonlyArray<Delivery>, BrokerUnava
   Broker.use((broker) => broker.appends.pipe(Stream.take(count), Stream.runCollect))
 
 const text = (delivery: Delivery) => Buffer.from(delivery.payload).toString()
+
+const nothing: ConsumerState = { pending: 0, ackPending: 0, ackFloor: 0, delivered: 0, pulls: 0 }
 
 /** Each test gets a broker of its own. */
 export const brokerContract = (
@@ -179,6 +187,33 @@ export const brokerContract = (
         assert.deepStrictEqual(yield* probe.deadLetters(1), [
           { payload: "bad", code: "invalid_json", reason: "payload: no" },
         ])
+      }),
+    ),
+  )
+
+  it.live("tells what waits, what is under way and up to where all is done", () =>
+    provide((probe) =>
+      Effect.gen(function* () {
+        const broker = yield* Broker
+        // What was settled reaches the broker a moment later.
+        const stateWhen = (condition: (state: BrokerState) => boolean) =>
+          broker.state.pipe(
+            Effect.repeat({ until: condition, schedule: Schedule.spaced("10 millis") }),
+            Effect.timeout("5 seconds"),
+            Effect.orDie,
+          )
+        assert.deepStrictEqual(yield* broker.state, { appends: nothing, queries: nothing, missing: [] })
+        for (const payload of ["one", "two", "three"]) yield* probe.publishAppend(payload)
+        const before = yield* broker.state
+        assert.deepStrictEqual(before, { appends: { ...nothing, pending: 3 }, queries: nothing, missing: [] })
+        const [one, two, three] = yield* take(3)
+        one!.ack()
+        three!.ack()
+        const between = yield* stateWhen(({ appends }) => appends?.ackPending === 1)
+        assert.deepInclude(between.appends, { pending: 0, ackFloor: 1, delivered: 3 })
+        two!.ack()
+        const after = yield* stateWhen(({ appends }) => appends?.ackPending === 0)
+        assert.deepInclude(after.appends, { pending: 0, ackFloor: 3, delivered: 3 })
       }),
     ),
   )

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { PgClient } from "@effect/sql-pg"
-import { Cause, Effect, Exit, Layer, Schedule } from "effect"
+import { Cause, Effect, Exit, Fiber, Layer, Schedule } from "effect"
 import { Reactivity } from "effect/reactivity"
 import { placementOf } from "../../src/placement/guard.ts"
 import { ShardPool } from "../../src/shard/ShardPool.ts"
@@ -111,6 +111,37 @@ describe("ShardPoolLive", () => {
       assert.strictEqual((yield* Effect.flip(pool.append(1, [entry(objectId, 1)])))._tag, "ShardUnavailable")
       yield* servers[1].start
       assert.strictEqual((yield* pool.append(1, [entry(objectId, 1)])).length, 1)
+    }),
+  )
+
+  it.live("tells how many connections a shard uses, and how many operations wait for one", () =>
+    Effect.gen(function* () {
+      const { pool, shards } = yield* started
+      const sql = yield* clientOf(shards[0]!)
+      const append = (seq: number) => pool.append(0, [entry(freshId(), seq)])
+      const held = yield* sql.withTransaction(
+        Effect.gen(function* () {
+          yield* sql`lock table objects in access exclusive mode`
+          const appends = yield* Effect.forkChild(
+            Effect.forEach(
+              Array.from({ length: 11 }, (_, i) => i + 1),
+              append,
+              { concurrency: "unbounded" },
+            ),
+          )
+          yield* Effect.sync(pool.usage).pipe(
+            Effect.repeat({ until: ([a]) => a!.waiting === 3, schedule: Schedule.spaced("10 millis") }),
+            Effect.timeout("5 seconds"),
+          )
+          assert.deepStrictEqual(pool.usage(), [
+            { shard: "a", connectionsInUse: 8, waiting: 3 },
+            { shard: "b", connectionsInUse: 0, waiting: 0 },
+          ])
+          return appends
+        }),
+      )
+      yield* Fiber.join(held)
+      assert.deepStrictEqual(pool.usage()[0], { shard: "a", connectionsInUse: 0, waiting: 0 })
     }),
   )
 

@@ -265,6 +265,18 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
       }),
     )
 
+    it.effect("counts what is in use, and gives everything back", () =>
+      Effect.gen(function* () {
+        const { append, usage } = yield* ShardPool
+        const ids = Array.from({ length: 20 }, freshId)
+        yield* Effect.forEach(ids, (objectId) => append(0, [entry(objectId, 1)]), { concurrency: "unbounded" })
+        assert.deepStrictEqual(usage(), [
+          { shard: "a", connectionsInUse: 0, waiting: 0 },
+          { shard: "b", connectionsInUse: 0, waiting: 0 },
+        ])
+      }),
+    )
+
     it.effect("says that the shards are healthy", () =>
       Effect.gen(function* () {
         const { health } = yield* ShardPool

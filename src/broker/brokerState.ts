@@ -1,0 +1,60 @@
+/** What is there of the streams and consumers that a worker uses, and how far the consumers are. */
+import { JetStreamApiError, type JetStreamManager } from "@nats-io/jetstream"
+import { Effect } from "effect"
+import { type BrokerState, type BrokerUnavailable, type ConsumerState } from "./Broker.ts"
+import { attempt, consumerName, type Topics } from "./provision.ts"
+
+/** The server's codes for a stream and a consumer that it does not have. */
+const notFound = new Set([10059, 10014])
+
+const isNotFound = (cause: unknown): boolean => cause instanceof JetStreamApiError && notFound.has(cause.code)
+
+/** Gives `undefined` for what the server does not have. */
+const ifThere = <A>(operation: string, find: () => Promise<A>): Effect.Effect<A | undefined, BrokerUnavailable> =>
+  attempt(operation, find).pipe(
+    Effect.catchIf(
+      (error) => isNotFound(error.cause),
+      () => Effect.undefined,
+    ),
+  )
+
+/** The stream that captures a subject, whatever it is called. */
+const findStream = (jsm: JetStreamManager, subject: string) => ifThere("find stream", () => jsm.streams.find(subject))
+
+const findConsumer = Effect.fnUntraced(function* (jsm: JetStreamManager, topic: string) {
+  const stream = yield* findStream(jsm, topic)
+  if (stream === undefined) return { missing: [`the stream for ${topic}`], state: undefined }
+  const found = yield* ifThere("consumer info", () => jsm.consumers.info(stream, consumerName))
+  if (found === undefined) return { missing: [`the consumer ${consumerName} of stream ${stream}`], state: undefined }
+  const state: ConsumerState = {
+    pending: found.num_pending,
+    ackPending: found.num_ack_pending,
+    ackFloor: found.ack_floor.stream_seq,
+    delivered: found.delivered.consumer_seq,
+    pulls: found.num_waiting,
+  }
+  return { missing: [], state }
+})
+
+export const brokerState = (jsm: JetStreamManager, topics: Topics): Effect.Effect<BrokerState, BrokerUnavailable> =>
+  Effect.gen(function* () {
+    const [appends, queries, response, dead] = yield* Effect.all(
+      [
+        findConsumer(jsm, topics.logsTopic),
+        findConsumer(jsm, topics.queryTopic),
+        findStream(jsm, topics.responseTopic),
+        findStream(jsm, `${topics.deadTopic}.>`),
+      ],
+      { concurrency: "unbounded" },
+    )
+    return {
+      appends: appends.state,
+      queries: queries.state,
+      missing: [
+        ...appends.missing,
+        ...queries.missing,
+        ...(response === undefined ? [`the stream for ${topics.responseTopic}`] : []),
+        ...(dead === undefined ? [`the stream for ${topics.deadTopic}.>`] : []),
+      ],
+    }
+  })
