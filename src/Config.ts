@@ -201,7 +201,15 @@ const shards = (defaults: ShardDefaults) =>
     return Effect.succeed(all)
   })
 
-/** Reads and checks every setting. */
+/** Append requests a minute that the load generator sends where its command says nothing. */
+export const queriesPerMinute: Effect.Effect<number, ConfigInvalid> = parsed(
+  "QUERIES_MIN",
+  10,
+  "appends a minute, 1 … 100000000",
+  integer(1, 100_000_000),
+)
+
+/** Reads and checks every setting of a worker. */
 export const settings: Effect.Effect<Settings, ConfigInvalid, FileSystem.FileSystem> = Effect.gen(function* () {
   const portNumbers = "a port, 1 … 65535"
   const defaults: ShardDefaults = {

@@ -10,6 +10,7 @@ import { Cause, Effect, Exit, type Runtime } from "effect"
 import { CliError, Command } from "effect/cli"
 import { appendCommand } from "./cli/append.ts"
 import { deadCommand } from "./cli/dead.ts"
+import { loadCommand } from "./cli/load.ts"
 import { queryCommand } from "./cli/query.ts"
 import { startCommand } from "./cli/start.ts"
 import { workerCommand } from "./cli/worker.ts"
@@ -33,14 +34,16 @@ const report = (cause: Cause.Cause<unknown>): void => {
 }
 
 const teardown: Runtime.Teardown = (exit, onExit) => {
-  if (Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause)) return onExit(0)
+  if (Exit.isSuccess(exit)) return onExit(0)
+  // An interrupted fiber's exit says nothing else; `load` still finds out whether all is right, and leaves the code.
+  if (Cause.hasInterruptsOnly(exit.cause)) return onExit(Number(process.exitCode ?? 0))
   report(exit.cause)
   onExit(wrongConfiguration.has(tagOf(Cause.squash(exit.cause))) ? 2 : 1)
 }
 
 Command.make("objectlog").pipe(
   Command.withDescription("an append-only log of text messages for every object"),
-  Command.withSubcommands([startCommand, workerCommand, appendCommand, queryCommand, deadCommand]),
+  Command.withSubcommands([startCommand, workerCommand, appendCommand, queryCommand, deadCommand, loadCommand]),
   Command.run({ version: "0.1.0" }),
   Effect.provide(NodeServices.layer),
   (program) => NodeRuntime.runMain(program, { disableErrorReporting: true, teardown }),

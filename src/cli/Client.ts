@@ -114,8 +114,8 @@ const field = (name: string, value: number | string | undefined): string =>
 export const encodeAppendRequest = (append: Append, requestId: string, replyTo: string): string =>
   `{"id":${append.id},"log":${JSON.stringify(append.log)},"request_id":"${requestId}","reply_to":"${replyTo}"}`
 
-export const encodeReadRequest = (read: Read, requestId: string, replyTo: string): string =>
-  `{"id":${read.id}${field("limit", read.limit)}${field("from", read.from)}${field("to", read.to)}${field("order", read.order)}${field("after", read.after)}${field("after_position", read.afterPosition)},"request_id":"${requestId}","reply_to":"${replyTo}"}`
+export const encodeReadRequest = (read: Read, requestId: string, replyTo?: string): string =>
+  `{"id":${read.id}${field("limit", read.limit)}${field("from", read.from)}${field("to", read.to)}${field("order", read.order)}${field("after", read.after)}${field("after_position", read.afterPosition)},"request_id":"${requestId}"${field("reply_to", replyTo)}}`
 
 export type ReadOrder = "asc" | "desc" | "position"
 

@@ -9,13 +9,14 @@ export class NoServer extends Schema.TaggedError<NoServer>()("NoServer", { dataD
   }
 }
 
-/** Where a client connects to, and the subjects that it publishes on. */
+/** Where a client connects to, and the subjects of the contract. */
 export interface ClientServers {
   /** Comma-separated server list; may carry credentials. */
   readonly servers: Redacted.Redacted
   readonly logsTopic: string
   readonly queryTopic: string
   readonly deadTopic: string
+  readonly responseTopic: string
 }
 
 /** `running.json` in the data folder: what `objectlog start` records while it runs. */
@@ -63,8 +64,9 @@ export const serversFor: Effect.Effect<ClientServers, ConfigInvalid | NoServer, 
   function* () {
     const logsTopic = yield* topic("NATS_LOGS_TOPIC", "logs")
     const queryTopic = yield* topic("NATS_QUERY_TOPIC", "query")
+    const responseTopic = yield* topic("NATS_RESPONSE_TOPIC", "response")
     const deadTopic = yield* topic("NATS_DEAD_TOPIC", "dead")
     const servers = (yield* given("NATS_URL")) ?? (yield* embedded((yield* given("DATA_DIR")) ?? ".objectlog"))
-    return { servers: Redacted.make(servers), logsTopic, queryTopic, deadTopic }
+    return { servers: Redacted.make(servers), logsTopic, queryTopic, responseTopic, deadTopic }
   },
 )

@@ -1,0 +1,82 @@
+/** Reads logs through the service: one request each, its pages told apart by the request id. */
+import type { NatsConnection } from "@nats-io/transport-node"
+import { Effect, Schema } from "effect"
+import { encodeReadRequest, type Entry, PageMerge, type Read, orderOf } from "../cli/Client.ts"
+import type { PageEvent, RefusedEvent } from "./events.ts"
+
+/** No page came for the time that a read may take. */
+export class ReadUnanswered extends Schema.TaggedError<ReadUnanswered>()("ReadUnanswered", {
+  object: Schema.String,
+  reason: Schema.String,
+}) {
+  override get message(): string {
+    return `a read of object ${this.object} ${this.reason}`
+  }
+}
+
+interface Reading {
+  readonly receive: (event: PageEvent | RefusedEvent) => void
+}
+
+export class Reader {
+  readonly #connection: NatsConnection
+  readonly #topic: string
+  readonly #prefix: string
+  readonly #readings = new Map<string, Reading>()
+  #requests = 0
+
+  /** Request ids begin with `prefix`. */
+  constructor(connection: NatsConnection, topic: string, prefix: string) {
+    this.#connection = connection
+    this.#topic = topic
+    this.#prefix = prefix
+  }
+
+  receive(event: PageEvent | RefusedEvent): boolean {
+    const reading = this.#readings.get(event.requestId)
+    reading?.receive(event)
+    return event.requestId.startsWith(this.#prefix)
+  }
+
+  /**
+   * Reads once; entries are handed on as their pages come, each once. Gives the cursor where `limit` cut the read short.
+   * Fails when no page comes for `silenceMillis`: the request, a page or the worker may be lost.
+   */
+  read(
+    read: Read,
+    silenceMillis: number,
+    take: (entries: ReadonlyArray<Entry>) => void,
+  ): Effect.Effect<string | undefined, ReadUnanswered> {
+    let heard = 0
+    const answered = Effect.callback<string | undefined, ReadUnanswered>((resume) => {
+      const requestId = `${this.#prefix}${(this.#requests++).toString(36)}`
+      const merge = new PageMerge(orderOf(read))
+      this.#readings.set(requestId, {
+        receive: (event) => {
+          heard += 1
+          if (event.type === "refused") {
+            const reason = `was refused: ${event.code}: ${event.reason}`
+            return resume(Effect.fail(new ReadUnanswered({ object: String(read.id), reason })))
+          }
+          const entries = merge.accept(event)
+          if (entries === undefined) return
+          take(entries)
+          if (event.last) resume(Effect.succeed(event.next))
+        },
+      })
+      if (!this.#connection.isClosed()) this.#connection.publish(this.#topic, encodeReadRequest(read, requestId))
+      return Effect.sync(() => this.#readings.delete(requestId))
+    })
+    const silent = Effect.gen(function* () {
+      for (let before = -1; before !== heard;) {
+        before = heard
+        yield* Effect.sleep(silenceMillis)
+      }
+      return yield* new ReadUnanswered({
+        object: String(read.id),
+        reason: `was not answered within ${silenceMillis / 1_000} s`,
+      })
+    })
+    return Effect.raceFirst(answered, silent)
+  }
+}
