@@ -3,6 +3,7 @@
  * what is allowed; nothing has been touched then. Secrets are `Redacted` from here on.
  */
 import { Config, Effect, FileSystem, Option, Redacted, Schema } from "effect"
+import { parkedTopic } from "./broker/setAside.ts"
 
 export class ConfigInvalid extends Schema.TaggedError<ConfigInvalid>()("ConfigInvalid", {
   variable: Schema.String,
@@ -251,7 +252,12 @@ const disjoint = (topics: Topics) =>
       ["NATS_RESPONSE_TOPIC", topics.response],
       ["NATS_DEAD_TOPIC", topics.dead],
     ] as const
+    const parked = parkedTopic(topics.logs)
     for (const [variable, value] of all) {
+      if (value === parked || value.startsWith(`${parked}.`)) {
+        const allowed = `a subject that is not ${parked} or below it, where appends are set aside`
+        return yield* new ConfigInvalid({ variable, value, allowed })
+      }
       for (const [other, otherValue] of all) {
         if (variable !== other && (value === otherValue || value.startsWith(`${otherValue}.`))) {
           return yield* new ConfigInvalid({ variable, value, allowed: `a subject that is not ${other} or below it` })

@@ -1,5 +1,6 @@
 /**
- * The message broker as the pipelines see it: two streams of deliveries in, events and dead letters out.
+ * The message broker as the pipelines see it: streams of deliveries in, events and dead letters out, and a place where
+ * appends are set aside.
  *
  * `NatsLive` is the live layer, `layerMemory` (Memory.ts) its twin; both pass `test/broker/brokerContract.ts`.
  */
@@ -18,7 +19,8 @@ export class BrokerUnavailable extends Schema.TaggedError<BrokerUnavailable>()("
 }
 
 /**
- * One delivery of a stored message. Exactly one of `ack` and `retry` settles it; a delivery that is neither settled nor
+ * One delivery of a stored message. Its stamp and subject are those of the request: one that was set aside is delivered
+ * with what the intake gave it. Exactly one of `ack` and `retry` settles it; a delivery that is neither settled nor
  * extended with `working` within the broker's `ack_wait` is delivered again. The three only enqueue a frame and never
  * fail: one that is lost on the way leads to a redelivery, which is harmless.
  */
@@ -26,8 +28,10 @@ export interface Delivery extends Stamp {
   /** The subject that it was published to. */
   readonly subject: string
   readonly payload: Uint8Array
-  /** How often it was delivered, 1 the first time. */
+  /** How often it was delivered, 1 the first time. Being set aside begins a new count. */
   readonly deliveryCount: number
+  /** Begins the ids of what this request leads to: `""`, but for a dead letter that is tried again, each time another one. */
+  readonly outcomePrefix: string
   /** The first value of a header, or `undefined`. Names are matched to the letter. Ill-formed where it is not UTF-8. */
   header(name: string): string | undefined
   ack(): void
@@ -94,5 +98,17 @@ export class Broker extends Context.Service<
     readonly publish: (events: ReadonlyArray<OutgoingEvent>) => Effect.Effect<void, BrokerUnavailable>
     /** Stores a message with payload, headers and the reason in the dead-letter stream. Does not settle it. */
     readonly deadLetter: (delivery: Delivery, reason: DeadLetter) => Effect.Effect<void, BrokerUnavailable>
+    /**
+     * Stores appends of a shard in the place where they are set aside, once for each stamp. Does not settle them. Gives
+     * those that can't be stored there, since they would not fit in `maxPayload` with their stamp.
+     */
+    readonly park: (
+      shard: string,
+      deliveries: ReadonlyArray<Delivery>,
+    ) => Effect.Effect<ReadonlyArray<Delivery>, BrokerUnavailable>
+    /** What was parked for a shard; otherwise like `appends`. */
+    readonly parked: (shard: string) => Stream.Stream<Delivery, BrokerUnavailable>
+    /** Refused appends that are to be tried again; otherwise like `appends`. */
+    readonly retries: Stream.Stream<Delivery, BrokerUnavailable>
   }
 >()("objectlog/broker/Broker") {}

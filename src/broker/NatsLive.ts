@@ -6,8 +6,20 @@ import { Broker, BrokerUnavailable, type Delivery, type OutgoingEvent } from "./
 import { connectionOptions } from "./connectionOptions.ts"
 import { deadLetterMessages } from "./deadLetter.ts"
 import { deliveries, NatsDelivery, type Reconnects } from "./deliveries.ts"
-import { attempt, type BrokerMisconfigured, provision, type Provisioned, purgeDone, type Topics } from "./provision.ts"
+import {
+  attempt,
+  type BrokerMisconfigured,
+  type ConsumerSpec,
+  ensureConsumer,
+  intakeConsumer,
+  provision,
+  purgeDone,
+  retryConsumer,
+  shardConsumer,
+  type Topics,
+} from "./provision.ts"
 import { brokerState } from "./brokerState.ts"
+import { parkedMessage } from "./setAside.ts"
 import { makePublisher, type Message, messageIdHeaders } from "./publish.ts"
 
 export interface NatsSettings extends Topics {
@@ -77,6 +89,9 @@ const toMessage = (topic: string, { payload, messageId, replyTo }: OutgoingEvent
   return { subject: topic, payload, headers, copy }
 }
 
+const foreign = (operation: string) =>
+  Effect.fail(new BrokerUnavailable({ operation, cause: new Error("not a delivery of this broker") }))
+
 const make = Effect.fnUntraced(function* (settings: NatsSettings) {
   const reconnects: Reconnects = { listeners: new Set(), connected: true }
   const connection: NatsConnection = yield* connected(settings, reconnects)
@@ -84,31 +99,56 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
   const backoff = Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("5 seconds")]).pipe(
     Schedule.jittered,
   )
-  const provisioned: Effect.Effect<Provisioned, BrokerMisconfigured> = provision(jsm, settings).pipe(
-    Effect.tapErrorTag("BrokerUnavailable", (error) => Effect.logWarning(`${error.message}; trying again`)),
-    Effect.retry({ schedule: backoff, while: (error) => error._tag === "BrokerUnavailable" }),
-    // The schedule has no end, so only a misconfiguration comes through.
-    Effect.catchTag("BrokerUnavailable", () => Effect.never),
-  )
-  const streams = yield* provisioned
+  const untilProvisioned = <A>(
+    self: Effect.Effect<A, BrokerUnavailable | BrokerMisconfigured>,
+  ): Effect.Effect<A, BrokerMisconfigured> =>
+    self.pipe(
+      Effect.tapErrorTag("BrokerUnavailable", (error) => Effect.logWarning(`${error.message}; trying again`)),
+      Effect.retry({ schedule: backoff, while: (error) => error._tag === "BrokerUnavailable" }),
+      // The schedule has no end, so only a misconfiguration comes through.
+      Effect.catchTag("BrokerUnavailable", () => Effect.never),
+    )
+  const streams = yield* untilProvisioned(provision(jsm, settings))
   const publishAll = yield* makePublisher(connection, reconnects)
+  // A window of its own, so that a parked stream that confirms nothing does not hold up events.
+  const parkAll = yield* makePublisher(connection, reconnects)
 
+  /** A pull consumer with everything that it needs, and the name of its stream. */
+  const ensured = (spec: ConsumerSpec): Effect.Effect<string, BrokerMisconfigured> =>
+    provision(jsm, settings).pipe(
+      Effect.map((found) => found[spec.part]),
+      Effect.tap((stream) => ensureConsumer(jsm, stream, spec)),
+      untilProvisioned,
+    )
   /** After a consumer was lost: a pause, then everything that is missing is made again. */
-  const recover = Effect.fnUntraced(function* (part: "logs" | "query", reason: string, failures: number) {
-    yield* Effect.logWarning(`broker: the consumer on ${part} is lost (${reason}); making sure of it`)
+  const recover = Effect.fnUntraced(function* (spec: ConsumerSpec, reason: string, failures: number) {
+    yield* Effect.logWarning(
+      `broker: the consumer ${spec.name} on ${spec.filter} is lost (${reason}); making sure of it`,
+    )
     yield* Effect.sleep(Math.min(200 * 2 ** failures, 5_000) * (0.8 + 0.4 * (yield* Random.next)))
-    return yield* provisioned.pipe(
-      Effect.map((found) => found[part]),
-      Effect.catch((misconfigured) => Effect.as(Effect.logError(misconfigured.message), streams[part])),
+    return yield* ensured(spec).pipe(
+      Effect.catch((misconfigured) => Effect.as(Effect.logError(misconfigured.message), streams[spec.part])),
     )
   })
-  const intake = (part: "logs" | "query", pull: number) => {
-    const { [part]: stream } = streams
-    return deliveries(
-      { connection, stream, pull, recover: (reason, failures) => recover(part, reason, failures) },
-      reconnects,
-    )
+  const pull = (spec: ConsumerSpec, messages: number) => {
+    const options = {
+      connection,
+      stream: streams[spec.part],
+      consumer: spec.name,
+      isSetAside: spec.part === "parked",
+      pull: messages,
+      recover: (reason: string, failures: number) => recover(spec, reason, failures),
+    }
+    return deliveries(options, reconnects)
   }
+  /** The consumers of what was set aside are made by who first pulls. */
+  const pullSetAside = (spec: ConsumerSpec) =>
+    Stream.unwrap(
+      ensured(spec).pipe(
+        Effect.catch((misconfigured) => Effect.logError(misconfigured.message)),
+        Effect.as(pull(spec, appendsPull)),
+      ),
+    )
 
   yield* purgeDone(jsm, streams).pipe(
     Effect.catch((error) => Effect.logDebug(error.message)),
@@ -124,16 +164,28 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
     maxPayload,
     isConnected: () => reconnects.connected && !connection.isClosed(),
     state: brokerState(jsm, settings),
-    appends: intake("logs", appendsPull),
-    queries: intake("query", queriesPull),
+    appends: pull(intakeConsumer("logs", settings), appendsPull),
+    queries: pull(intakeConsumer("query", settings), queriesPull),
     publish: (events) =>
       Effect.suspend(() => publishAll(events.map((event) => toMessage(settings.responseTopic, event)))),
     deadLetter: (delivery: Delivery, reason) =>
       delivery instanceof NatsDelivery
         ? Effect.suspend(() => publishAll(deadLetterMessages(settings.deadTopic, delivery, reason, maxPayload())))
-        : Effect.fail(
-            new BrokerUnavailable({ operation: "dead letter", cause: new Error("not a delivery of this broker") }),
-          ),
+        : foreign("dead letter"),
+    park: (shard, all) =>
+      Effect.suspend(() => {
+        const messages: Array<Message> = []
+        const tooLarge: Array<Delivery> = []
+        for (const delivery of all) {
+          if (!(delivery instanceof NatsDelivery)) return foreign("park")
+          const message = parkedMessage(settings.logsTopic, shard, delivery, maxPayload())
+          if (message === undefined) tooLarge.push(delivery)
+          else messages.push(message)
+        }
+        return Effect.as(parkAll(messages), tooLarge)
+      }),
+    parked: (shard) => pullSetAside(shardConsumer(shard, settings)),
+    retries: pullSetAside(retryConsumer(settings)),
   })
 })
 

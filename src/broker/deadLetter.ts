@@ -42,9 +42,8 @@ export const toKept = (name: string): string => (renamed.test(name) ? `Original-
 export const fromKept = (name: string): string =>
   name.startsWith("Original-") && renamed.test(name) ? name.slice("Original-".length) : name
 
-/** Names a refused message, and with a suffix one of its parts. */
-export const letterId = (subject: string, seq: number, timestamp: bigint, suffix: string): string =>
-  `${subject}-${seq}-${timestamp}${suffix}`
+/** Names a refused message. What is refused again has a prefix before this, and a part a suffix behind it. */
+export const letterId = (subject: string, seq: number, timestamp: bigint): string => `${subject}-${seq}-${timestamp}`
 
 const reasonHeaders = (delivery: NatsDelivery, reason: DeadLetter, suffix: string): Headers => [
   [letterHeader.code, reason.code],
@@ -52,7 +51,10 @@ const reasonHeaders = (delivery: NatsDelivery, reason: DeadLetter, suffix: strin
   [letterHeader.subject, delivery.subject],
   [letterHeader.seq, String(delivery.seq)],
   [letterHeader.timestamp, String(delivery.timestamp)],
-  [letterHeader.id, letterId(delivery.subject, delivery.seq, delivery.timestamp, suffix)],
+  [
+    letterHeader.id,
+    `${delivery.outcomePrefix}${letterId(delivery.subject, delivery.seq, delivery.timestamp)}${suffix}`,
+  ],
 ]
 
 /** Bytes of a header block, whose texts have a character for each byte; the server counts them as part of the message. */

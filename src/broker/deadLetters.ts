@@ -88,7 +88,9 @@ const readPiece = (message: StoredMessage): Piece => {
   const stamp =
     seq !== undefined && /^\d{1,19}$/.test(timestamp ?? "") ? { seq, timestamp: BigInt(timestamp!) } : undefined
   const known = { seq: message.seq, seqs: [message.seq], refusedAt: message.timestamp, payload: message.payload }
-  const identity = stamp === undefined ? "" : letterId(subject ?? "", stamp.seq, stamp.timestamp, "")
+  const name = stamp === undefined ? "" : letterId(subject ?? "", stamp.seq, stamp.timestamp)
+  // Refused again after a retry: there is a prefix, so that it is another letter.
+  const identity = `${(id ?? "").slice(0, Math.max(0, (id ?? "").lastIndexOf(name)))}${name}`
   const part = id === identity ? undefined : readPart(headers.slice(reasonNames.length))
   const isOurs =
     code !== undefined && reason !== undefined && subject !== undefined && stamp !== undefined && id !== undefined

@@ -14,8 +14,8 @@ import { createInbox, type Msg, type NatsConnection, type Subscription } from "@
 import { Effect, Latch, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { Delivery } from "./Broker.ts"
-import { firstHeader, type Headers, headerText, headerValue, parseHeaders } from "./headers.ts"
-import { consumerName } from "./provision.ts"
+import { blockText, firstHeader, type Headers, headerText, headerValue, parseHeaders } from "./headers.ts"
+import { type Origin, readSetAside } from "./setAside.ts"
 
 /** Bytes that one request may bring; it must take the largest message at least. */
 const requestBytes = 8 * 1024 * 1024
@@ -36,26 +36,42 @@ const isNonEmpty = <A>(all: Array<A>): all is [A, ...Array<A>] => all.length > 0
 const ack = Buffer.from("+ACK")
 const working = Buffer.from("+WPI")
 
-/** One message. Its stamp is in the reply subject, `$JS.ACK[.domain.account].stream.consumer.count.seq.n.nanos.pending`. */
+/**
+ * One message. Its stamp is in the reply subject, `$JS.ACK[.domain.account].stream.consumer.count.seq.n.nanos.pending`,
+ * or, where it was set aside, in its headers.
+ */
 export class NatsDelivery implements Delivery {
   readonly seq: number
   readonly timestamp: bigint
   readonly deliveryCount: number
   readonly #message: Msg
+  readonly #origin: Origin | undefined
   #headers: string | undefined
   #settled = false
 
-  constructor(message: Msg) {
+  constructor(message: Msg, isSetAside: boolean) {
     const tokens = message.reply!.split(".")
     const first = tokens.length === 9 ? 4 : 6
     this.#message = message
     this.deliveryCount = Number(tokens[first])
-    this.seq = Number(tokens[first + 1])
-    this.timestamp = BigInt(tokens[first + 3]!)
+    const found = isSetAside ? readSetAside(this.headers()) : undefined
+    this.#origin = found?.origin
+    if (found === undefined) {
+      this.seq = Number(tokens[first + 1])
+      this.timestamp = BigInt(tokens[first + 3]!)
+    } else {
+      this.seq = found.origin.seq
+      this.timestamp = found.origin.timestamp
+      this.#headers = blockText(found.headers)
+    }
   }
 
   get subject(): string {
-    return this.#message.subject
+    return this.#origin?.subject ?? this.#message.subject
+  }
+
+  get outcomePrefix(): string {
+    return this.#origin?.outcomePrefix ?? ""
   }
 
   get payload(): Uint8Array {
@@ -97,6 +113,9 @@ export class NatsDelivery implements Delivery {
 export interface Options {
   readonly connection: NatsConnection
   readonly stream: string
+  readonly consumer: string
+  /** Whether its messages carry the stamp of an earlier stream. */
+  readonly isSetAside: boolean
   /** Messages that are asked for ahead. */
   readonly pull: number
   /** Makes what is missing again after a pause, longer with each failure in a row; gives the stream's name. */
@@ -174,7 +193,7 @@ class Intake {
 
   /** Asks for as many as there is room for, when half of what was asked for has come. */
   #request(): void {
-    const { connection, pull } = this.#options
+    const { connection, consumer, pull } = this.#options
     if (this.#closed || this.#lost !== undefined || connection.isClosed()) return
     const expected = this.#buffer.length + this.#open
     if (expected > pull / 2 || this.#bufferBytes >= requestBytes) return
@@ -186,7 +205,7 @@ class Intake {
       expires: expiresMillis * 1_000_000,
       idle_heartbeat: heartbeatMillis * 1_000_000,
     }
-    connection.publish(`$JS.API.CONSUMER.MSG.NEXT.${this.#stream}.${consumerName}`, JSON.stringify(body), {
+    connection.publish(`$JS.API.CONSUMER.MSG.NEXT.${this.#stream}.${consumer}`, JSON.stringify(body), {
       reply: `${this.#inbox}.${(++this.#lastRequest).toString(36)}`,
     })
   }
@@ -194,7 +213,7 @@ class Intake {
   #receive(message: Msg): void {
     this.#lastSign = Date.now()
     if (message.subject.startsWith(this.#inbox)) return this.#status(message)
-    const delivery = new NatsDelivery(message)
+    const delivery = new NatsDelivery(message, this.#options.isSetAside)
     this.#failures = 0
     this.#buffer.push(delivery)
     this.#bufferBytes += message.data.byteLength

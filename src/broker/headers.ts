@@ -66,6 +66,13 @@ export const parseHeaders = (text: string): Headers =>
       return at < 0 ? [] : [[line.slice(0, at), trimmed(line.slice(at + 1))] as const]
     })
 
+/** A header block as text, as `parseHeaders` and `firstHeader` read it. */
+export const blockText = (headers: Headers): string => {
+  let text = "NATS/1.0\r\n"
+  for (const [name, value] of headers) text += `${name}: ${value}\r\n`
+  return `${text}\r\n`
+}
+
 /** A header block that is written as it is. */
 class RawHeaders {
   readonly #bytes: Uint8Array
@@ -80,8 +87,5 @@ class RawHeaders {
 }
 
 /** Encodes headers for `publish`, which calls `encode` and nothing else. Line breaks must not occur in them. */
-export const encodeHeaders = (headers: Headers): MsgHdrs => {
-  let text = "NATS/1.0\r\n"
-  for (const [name, value] of headers) text += `${name}: ${value}\r\n`
-  return new RawHeaders(Buffer.from(`${text}\r\n`, "latin1")) as unknown as MsgHdrs
-}
+export const encodeHeaders = (headers: Headers): MsgHdrs =>
+  new RawHeaders(Buffer.from(blockText(headers), "latin1")) as unknown as MsgHdrs

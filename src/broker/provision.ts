@@ -17,6 +17,7 @@ import {
 } from "@nats-io/jetstream"
 import { Effect, Result, Schema } from "effect"
 import { BrokerUnavailable } from "./Broker.ts"
+import { parkedSubject, parkedTopic, retrySubject, shardToken } from "./setAside.ts"
 
 /** A stream that exists can't serve; only its owner can decide what to do. */
 export class BrokerMisconfigured extends Schema.TaggedError<BrokerMisconfigured>()("BrokerMisconfigured", {
@@ -36,8 +37,34 @@ export interface Topics {
   readonly replicas: number
 }
 
-/** The durable consumer that all workers share, one on each intake stream. */
+/** A durable pull consumer that all workers share. */
+export interface ConsumerSpec {
+  /** The stream that it is on. */
+  readonly part: keyof Provisioned
+  readonly name: string
+  readonly filter: string
+}
+
+/** The consumer of an intake stream. */
 export const consumerName = "objectlog"
+
+export const intakeConsumer = (part: "logs" | "query", topics: Topics): ConsumerSpec => ({
+  part,
+  name: consumerName,
+  filter: part === "logs" ? topics.logsTopic : topics.queryTopic,
+})
+
+export const shardConsumer = (shard: string, { logsTopic }: Topics): ConsumerSpec => ({
+  part: "parked",
+  name: `shard_${shardToken(shard)}`,
+  filter: parkedSubject(logsTopic, shard),
+})
+
+export const retryConsumer = ({ logsTopic }: Topics): ConsumerSpec => ({
+  part: "parked",
+  name: "retry",
+  filter: retrySubject(logsTopic),
+})
 
 /** Delivered again after this long without ack, nak or `working`, in milliseconds. */
 export const ackWaitMillis = 30_000
@@ -46,12 +73,13 @@ export const ackWaitMillis = 30_000
 const ackPendingMax = 100_000
 
 /** Done messages kept below the ack floor: for a look back, and for a database that is restored a little older. */
-const purgeMargin = { logs: 10_000, query: 1_000 }
+const purgeMargin = { logs: 10_000, query: 1_000, parked: 1_000 }
 
 /** What `provision` found or made. */
 export interface Provisioned {
   readonly logs: string
   readonly query: string
+  readonly parked: string
 }
 
 const nanos = (millis: number) => millis * 1_000_000
@@ -134,27 +162,28 @@ const ensureStream = Effect.fnUntraced(function* (
   return name
 })
 
-const ensureConsumer = Effect.fnUntraced(function* (
+/** Finds or creates a consumer. */
+export const ensureConsumer = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
   stream: string,
-  topic: string,
+  { name, filter }: ConsumerSpec,
 ): Effect.fn.Return<void, BrokerUnavailable | BrokerMisconfigured> {
-  const exists = attempt("find consumer", () => jsm.consumers.info(stream, consumerName))
+  const exists = attempt("find consumer", () => jsm.consumers.info(stream, name))
   const create = attempt("create consumer", () =>
     jsm.consumers.add(stream, {
-      durable_name: consumerName,
+      durable_name: name,
       ack_policy: AckPolicy.Explicit,
       deliver_policy: DeliverPolicy.All,
       ack_wait: nanos(ackWaitMillis),
       max_deliver: -1,
       max_ack_pending: ackPendingMax,
-      filter_subject: topic,
+      filter_subject: filter,
     }),
   )
   // The third time for whoever lost the race to create it.
   const { config } = yield* Effect.firstSuccessOf([exists, create, exists])
   const misconfigured = (problem: string) =>
-    new BrokerMisconfigured({ stream, problem: `consumer ${consumerName}: ${problem}` })
+    new BrokerMisconfigured({ stream, problem: `consumer ${name}: ${problem}` })
   if (config.deliver_subject !== undefined) return yield* misconfigured("expected a pull consumer, got a push consumer")
   if (config.ack_policy !== AckPolicy.Explicit) {
     return yield* misconfigured(`expected explicit acknowledgement, got ${config.ack_policy}`)
@@ -188,9 +217,17 @@ export const provision = Effect.fnUntraced(function* (
     num_replicas: replicas,
     duplicate_window: nanos(120_000),
   })
-  yield* ensureConsumer(jsm, logs, topics.logsTopic)
-  yield* ensureConsumer(jsm, query, topics.queryTopic)
-  return { logs, query }
+  const parked = yield* ensureStream(jsm, {
+    name: streamName(parkedTopic(topics.logsTopic)),
+    subjects: [`${parkedTopic(topics.logsTopic)}.>`],
+    storage: StorageType.File,
+    retention: RetentionPolicy.Limits,
+    num_replicas: replicas,
+    duplicate_window: nanos(120_000),
+  })
+  yield* ensureConsumer(jsm, logs, intakeConsumer("logs", topics))
+  yield* ensureConsumer(jsm, query, intakeConsumer("query", topics))
+  return { logs, query, parked }
 })
 
 /** Purges what every worker is done with, but for the margin. */
@@ -201,4 +238,15 @@ export const purgeDone = Effect.fnUntraced(function* (jsm: JetStreamManager, str
     const stream = yield* attempt("stream info", () => jsm.streams.info(streams[part]))
     if (seq > stream.state.first_seq) yield* attempt("purge", () => jsm.streams.purge(streams[part], { seq }))
   }
+  // Each consumer has a subject of its own; one that is not purged for long does not hold up the others.
+  const consumers = yield* attempt("consumers", () => jsm.consumers.list(streams.parked).next())
+  for (const { ack_floor, config, name } of consumers) {
+    const seq = ack_floor.stream_seq - purgeMargin.parked
+    const filter = config.filter_subject
+    if (seq <= 0 || filter === undefined || !isParkedConsumer(name)) continue
+    yield* attempt("purge", () => jsm.streams.purge(streams.parked, { seq, filter }))
+  }
 })
+
+/** Others may look at the stream with consumers of their own. */
+const isParkedConsumer = (name: string): boolean => name === "retry" || name.startsWith("shard_")

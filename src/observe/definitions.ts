@@ -29,6 +29,7 @@ export const retryReasons = [
   "unknown",
   "publish",
   "dead letter",
+  "park",
   // In recovery or read-only; wrong password or role; no such database.
   "25006",
   "28000",
@@ -63,7 +64,7 @@ const isKnown = (reason: string): reason is RetryReason => known.has(reason)
 export const retryReason = (reason: string): RetryReason => (isKnown(reason) ? reason : otherReason)
 
 /** What retries: an append transaction, a read, an event or page, a dead letter. */
-export const retryParts = ["append", "read", "publish", "dead letter"] as const
+export const retryParts = ["append", "read", "publish", "dead letter", "park"] as const
 
 export type RetryPart = (typeof retryParts)[number]
 
@@ -111,7 +112,7 @@ export const counters = {
     labels: { shard: perShard },
   },
   parked_total: {
-    help: "Appends set aside for a shard that is down.",
+    help: "Appends set aside for a shard that takes none.",
     labels: { shard: perShard },
   },
   retries_total: {

@@ -9,13 +9,15 @@ import { Broker, type Delivery } from "../broker/Broker.ts"
 import { decodeAppend, messageIdProblem, type AppendRequest, type Limits, type Refusal } from "../domain/Protocol.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import { HashRing } from "../placement/HashRing.ts"
+import { Flow } from "./Flow.ts"
 import * as Lane from "./Lane.ts"
 import * as limits from "./limits.ts"
 import { logDelivery, refuse } from "./outcome.ts"
+import type { Offered, Work } from "./Waiting.ts"
 import type { WorkerOptions } from "./Worker.ts"
 
 /** Decodes a delivery with its headers; the refusal where it can't be served. */
-const decode = (delivery: Delivery, bounds: Limits): Result.Result<Lane.Work, Refusal> => {
+const decode = (delivery: Delivery, bounds: Limits): Result.Result<Work, Refusal> => {
   const decoded = decodeAppend(delivery.payload, bounds)
   if (Result.isFailure(decoded)) return Result.fail(decoded.failure)
   const request: AppendRequest = decoded.success
@@ -32,38 +34,59 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
     const broker = yield* Broker
     const ring = yield* HashRing
     const metrics = yield* Metrics
-    const lanes = yield* Effect.forEach(ring.shards, (shard, index) => Lane.make(index, shard.name))
+    const flow = new Flow(ring.shards.length)
+    const lanes = yield* Effect.forEach(ring.shards, (shard, index) => Lane.make(index, shard.name, flow))
     const refused = yield* Queue.bounded<readonly [Delivery, Refusal]>(limits.refusalsWaiting)
     /** What is to be refused and is not settled. */
     const refusing = new Set<Delivery>()
 
-    const route = Effect.fnUntraced(function* (deliveries: ReadonlyArray<Delivery>) {
-      const bounds: Limits = { maxPayload: broker.maxPayload(), responseTopic }
-      const routed: Array<Array<Lane.Work>> = lanes.map(() => [])
-      const refusals: Array<readonly [Delivery, Refusal]> = []
-      let redelivered = 0
-      for (const delivery of deliveries) {
-        if (delivery.deliveryCount > 1) redelivered++
-        const work = decode(delivery, bounds)
-        if (Result.isSuccess(work)) routed[ring.shardOf(work.success.entry.id)]!.push(work.success)
-        else refusals.push([delivery, work.failure])
-      }
-      for (const [delivery] of refusals) refusing.add(delivery)
-      if (redelivered > 0) yield* metrics.count("redeliveries_total", { subject: "append" }, redelivered)
-      // Side by side, so that a full lane holds up the others once at most. Not interrupted, which would leave what is in
-      // no lane yet to ack_wait; a lane takes it or hands it back within `laneFullWaitMillis`.
-      yield* Effect.forEach(
-        lanes,
-        (lane, index) => (routed[index]!.length > 0 ? lane.offer(routed[index]!) : Effect.void),
-        {
-          concurrency: "unbounded",
-          discard: true,
-        },
-      ).pipe(Effect.uninterruptible)
-      if (debug) yield* Effect.forEach(deliveries, (delivery) => logDelivery("append", delivery), { discard: true })
-      // Unbounded while the broker is away, so it may be interrupted: `refusing` knows them.
-      yield* Effect.interruptible(Queue.offerAll(refused, refusals))
-    })
+    /** Brings what did not fit into full lanes to its place; hands it back if that is interrupted. */
+    const admit = (source: Lane.Source, full: ReadonlyArray<readonly [Lane.Lane, Offered]>) => {
+      const rest = () => full.flatMap(([, { works, next }]) => works.slice(next))
+      const keepAlive = Effect.sync(() => {
+        for (const { delivery } of rest()) delivery.working()
+      }).pipe(Effect.delay(limits.keepAliveMillis), Effect.forever)
+      // Side by side, so that a full lane holds up the others once at most.
+      return Effect.forEach(full, ([lane, offered]) => lane.admit(source, offered), {
+        concurrency: "unbounded",
+        discard: true,
+      }).pipe(
+        Effect.raceFirst(keepAlive),
+        Effect.onInterrupt(() =>
+          Effect.sync(() => {
+            for (const { delivery } of rest()) delivery.retry(0)
+          }),
+        ),
+      )
+    }
+
+    const route = (source: Lane.Source) => (deliveries: ReadonlyArray<Delivery>) =>
+      // Interruptible only where it waits, and where it is known what to hand back.
+      Effect.uninterruptibleMask((restore) =>
+        Effect.gen(function* () {
+          const bounds: Limits = { maxPayload: broker.maxPayload(), responseTopic }
+          const routed: Array<Array<Work>> = lanes.map(() => [])
+          const refusals: Array<readonly [Delivery, Refusal]> = []
+          let redelivered = 0
+          for (const delivery of deliveries) {
+            if (delivery.deliveryCount > 1) redelivered++
+            const work = decode(delivery, bounds)
+            if (Result.isSuccess(work)) routed[ring.shardOf(work.success.entry.id)]!.push(work.success)
+            else refusals.push([delivery, work.failure])
+          }
+          for (const [delivery] of refusals) refusing.add(delivery)
+          const full = routed.flatMap((works, index) => {
+            const offered: Offered = { works, next: 0 }
+            const lane = lanes[index]!
+            return works.length === 0 || lane.enqueue(source, offered) ? [] : [[lane, offered] as const]
+          })
+          if (redelivered > 0) yield* metrics.count("redeliveries_total", { subject: "append" }, redelivered)
+          if (full.length > 0) yield* restore(admit(source, full))
+          if (debug) yield* Effect.forEach(deliveries, (delivery) => logDelivery("append", delivery), { discard: true })
+          // Unbounded while the broker is away, so it may be interrupted: `refusing` knows them.
+          if (refusals.length > 0) yield* restore(Queue.offerAll(refused, refusals))
+        }),
+      )
 
     // Registered before the fork, so it runs last: what is not refused by then is handed back.
     yield* Effect.addFinalizer(() =>
@@ -93,7 +116,16 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
     yield* Effect.addFinalizer(() =>
       Effect.forEach(lanes, (lane) => lane.close, { concurrency: "unbounded", discard: true }),
     )
-    // A chunk that was taken is routed to its end, which is bounded: an interrupted one would wait for `ack_wait`.
-    const intake = Stream.runForEachArray(broker.appends, (deliveries) => Effect.uninterruptible(route(deliveries)))
-    yield* Effect.raceFirst(intake, Fiber.join(working))
+    const intake = Stream.runForEachArray(broker.appends, route("intake"))
+    const retries = Stream.runForEachArray(broker.retries, route("setAside"))
+    // A lane whose shard is down pulls nothing of what is parked for it.
+    const drain = (lane: Lane.Lane) =>
+      lane.up.pipe(
+        Effect.andThen(
+          Effect.raceFirst(Stream.runForEachArray(broker.parked(lane.shard), route("setAside")), lane.down),
+        ),
+        Effect.forever,
+      )
+    const pulling = Effect.all([intake, retries, ...lanes.map(drain)], { concurrency: "unbounded", discard: true })
+    yield* Effect.raceFirst(pulling, Fiber.join(working))
   }).pipe(Effect.scoped)

@@ -1,35 +1,45 @@
 /**
- * The lane of one shard: a bounded queue of appends, and the loop that stores them.
+ * The lane of one shard: two bounded queues, of fresh appends and of those that were set aside, and the loop that stores
+ * them.
  *
  * A lane takes whatever waits when its last transaction has ended, so one message alone is not delayed and a flood makes
  * large batches. Commit, then event, then ack: transactions of a lane run one after the other, while the events of the
  * last few batches are being confirmed by the broker.
  *
- * States. *up*: batches commit. *down*: the last attempt failed for a transient reason and is being repeated, without
- * end; the lane keeps what it holds, and what arrives beyond its bounds is handed back to the broker at once with a
- * delay. *closing*: the worker stops; what waits is handed back, what is under way is finished within a bound.
+ * States. *up*: batches commit. *stalled*: it made no room for `laneFullWaitMillis`; what arrives beyond its bounds is
+ * parked at once, until it has caught up. *down*: the last attempt failed for a transient reason and is being repeated,
+ * without end; stalled too, and the lane keeps what it holds. *closing*: the worker stops; what waits is handed back, what
+ * is under way is finished within a bound.
  */
 import { Clock, Duration, Effect, FiberSet, Latch, Random, Semaphore, type Scope } from "effect"
-import type { Broker, Delivery } from "../broker/Broker.ts"
-import type { NewEntry, Placed } from "../domain/LogEntry.ts"
-import { encodeAppended, type AppendRequest } from "../domain/Protocol.ts"
+import type { Broker } from "../broker/Broker.ts"
+import type { Placed } from "../domain/LogEntry.ts"
+import { encodeAppended } from "../domain/Protocol.ts"
 import { retryReason } from "../observe/definitions.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import { ShardPool } from "../shard/ShardPool.ts"
+import type { Flow } from "./Flow.ts"
 import * as limits from "./limits.ts"
+import * as Parking from "./Parking.ts"
+import { type Offered, Waiting, type Work } from "./Waiting.ts"
 import { outcomeId, publishForever, refuse, secondsSince } from "./outcome.ts"
 
-/** One append on its way through a lane. */
-export interface Work {
-  readonly delivery: Delivery
-  readonly request: AppendRequest
-  readonly entry: NewEntry
-}
+/** Where an append comes from: `setAside` is what was parked, or refused and is tried again. */
+export type Source = "intake" | "setAside"
 
 export interface Lane {
   readonly shard: string
-  /** Takes appends; returns when each is in the lane or handed back, after `laneFullWaitMillis` at the latest. */
-  readonly offer: (works: ReadonlyArray<Work>) => Effect.Effect<void>
+  /** Takes in what there is room for; whether that was all. */
+  readonly enqueue: (source: Source, offered: Offered) => boolean
+  /**
+   * Brings the rest in, or elsewhere. From the intake: a lane that makes no room has it parked, unless all lanes are like
+   * that; then this waits. What was set aside waits for room, and is handed back if the shard is lost. Interruption
+   * leaves the rest, from `offered.next` on, to the caller.
+   */
+  readonly admit: (source: Source, offered: Offered) => Effect.Effect<void>
+  /** Wait until the shard is not down, and until it is. */
+  readonly up: Effect.Effect<void>
+  readonly down: Effect.Effect<void>
   /** Stores what is offered; ends only by interruption. */
   readonly run: Effect.Effect<never>
   /** Hands back what waits and lets what is under way finish, for `drainMillis` at most; then hands that back too. */
@@ -46,46 +56,47 @@ interface Committed {
 export const make = Effect.fnUntraced(function* (
   index: number,
   shard: string,
+  flow: Flow,
 ): Effect.fn.Return<Lane, never, Broker | ShardPool | Metrics | Scope.Scope> {
   const pool = yield* ShardPool
   const metrics = yield* Metrics
   const services = yield* Effect.context<Broker | Metrics>()
   const announcing = yield* FiberSet.make<void, never>()
 
-  let waiting: Array<Work> = []
-  let waitingCharacters = 0
-  let down = false
+  const parking = yield* Parking.make(shard)
+  const waiting: Record<Source, Waiting> = {
+    intake: new Waiting(limits.laneEntriesMax, limits.laneCharactersMax),
+    setAside: new Waiting(limits.batchEntriesMax, limits.laneCharactersMax),
+  }
   let closing = false
   /** Batches that were taken out of `waiting` and whose deliveries are not settled. */
   const underWay = new Set<ReadonlyArray<Work>>()
   const arrived = Latch.makeUnsafe(false)
-  const space = Latch.makeUnsafe(true)
   const idle = Latch.makeUnsafe(true)
+  const up = Latch.makeUnsafe(true)
+  const down = Latch.makeUnsafe(false)
   const publishing = Semaphore.makeUnsafe(limits.lanePublishing)
 
   const batchEntries = metrics.observer("append_batch_entries", { shard })
   const transactionSeconds = metrics.observer("append_transaction_seconds", { shard })
   const delaySeconds = metrics.observer("append_delay_seconds", {})
-  const held = () => Array.from(underWay).reduce((sum, batch) => sum + batch.length, waiting.length)
+  const held = () =>
+    Array.from(underWay).reduce(
+      (sum, batch) => sum + batch.length,
+      waiting.intake.works.length + waiting.setAside.works.length,
+    )
   yield* metrics.gauge("lane_entries", { shard }, held)
-  yield* metrics.gauge("lane_up", { shard }, () => (down ? 0 : 1))
+  yield* metrics.gauge("lane_up", { shard }, () => (Latch.isOpen(down) ? 0 : 1))
 
-  const isFull = () => waiting.length >= limits.laneEntriesMax || waitingCharacters >= limits.laneCharactersMax
+  const isEmpty = () => waiting.intake.isEmpty && waiting.setAside.isEmpty
 
-  /** Moves works from `from` on into the lane until it is full; gives the index of the first that did not fit. */
-  const enqueue = (works: ReadonlyArray<Work>, from: number): number => {
-    let next = from
-    while (next < works.length && !isFull() && !closing) {
-      const work = works[next++]!
-      waiting.push(work)
-      waitingCharacters += work.entry.log.length
-    }
-    if (next > from) {
+  const enqueue = (source: Source, offered: Offered): boolean => {
+    const all = waiting[source].enqueue(offered)
+    if (!isEmpty()) {
       idle.closeUnsafe()
       arrived.openUnsafe()
     }
-    if (isFull()) space.closeUnsafe()
-    return next
+    return all
   }
 
   const handBack = Effect.fnUntraced(function* (works: ReadonlyArray<Work>) {
@@ -95,35 +106,57 @@ export const make = Effect.fnUntraced(function* (
     yield* metrics.count("handed_back_total", { shard }, works.length)
   })
 
-  const offer = Effect.fnUntraced(function* (works: ReadonlyArray<Work>) {
-    let next = enqueue(works, 0)
-    while (next < works.length && !down && !closing) {
-      const found = yield* Effect.timeoutOption(space.await, limits.laneFullWaitMillis)
-      if (found._tag === "None") break
-      next = enqueue(works, next)
+  const admitFresh = Effect.fnUntraced(function* (offered: Offered) {
+    const { space } = waiting.intake
+    while (!enqueue("intake", offered)) {
+      if (!flow.isStalled(shard)) {
+        const found = yield* Effect.timeoutOption(space.await, limits.laneFullWaitMillis)
+        if (found._tag === "None") flow.stall(shard)
+      } else if (flow.isSome()) {
+        return yield* parking.park(offered)
+      } else {
+        // To set it aside would help nobody, and make work for all.
+        yield* Effect.raceFirst(space.await, flow.some.await)
+      }
     }
-    if (next < works.length) yield* handBack(works.slice(next))
   })
 
-  /** The next batch: as much as is there, up to the bounds of a transaction. */
-  const take = (): ReadonlyArray<Work> => {
-    let characters = 0
-    let count = 0
-    while (count < waiting.length && count < limits.batchEntriesMax && characters < limits.batchCharactersMax) {
-      characters += waiting[count++]!.entry.log.length
+  const admitSetAside = Effect.fnUntraced(function* (offered: Offered) {
+    while (!enqueue("setAside", offered)) {
+      if (Latch.isOpen(down)) {
+        const rest = offered.works.slice(offered.next)
+        offered.next = offered.works.length
+        return yield* handBack(rest)
+      }
+      yield* Effect.raceFirst(waiting.setAside.space.await, down.await)
     }
-    const batch = count === waiting.length ? waiting : waiting.slice(0, count)
-    waiting = count === waiting.length ? [] : waiting.slice(count)
-    waitingCharacters -= characters
+  })
+
+  /**
+   * The next batch: as much as is there, up to the bounds of a transaction. Where both kinds wait, each is sure of a
+   * share, so that the backlog of an outage shrinks while fresh appends keep their place.
+   */
+  const take = (): ReadonlyArray<Work> => {
+    let entries = limits.batchEntriesMax
+    let characters = limits.batchCharactersMax
+    const some = (source: Source, share: number): ReadonlyArray<Work> => {
+      const works = waiting[source].take(entries * share, characters * share)
+      entries -= works.length
+      for (const { entry } of works) characters -= entry.log.length
+      return works
+    }
+    const batch = waiting.setAside.isEmpty
+      ? some("intake", 1)
+      : [...some("setAside", limits.setAsideShare), ...some("intake", 1), ...some("setAside", 1)]
     underWay.add(batch)
-    if (waiting.length === 0) arrived.closeUnsafe()
-    if (!isFull()) space.openUnsafe()
+    if (isEmpty()) arrived.closeUnsafe()
+    if (waiting.intake.isEmpty) flow.flow(shard)
     return batch
   }
 
   const settled = (batch: ReadonlyArray<Work>) => {
     underWay.delete(batch)
-    if (underWay.size === 0 && waiting.length === 0) idle.openUnsafe()
+    if (underWay.size === 0 && isEmpty()) idle.openUnsafe()
   }
 
   const append = (works: ReadonlyArray<Work>) =>
@@ -147,13 +180,20 @@ export const make = Effect.fnUntraced(function* (
       Effect.tapErrorTag("ShardUnavailable", (error) =>
         Effect.gen(function* () {
           yield* metrics.count("retries_total", { part: "append", reason: retryReason(error.reason) })
-          if (!down) yield* Effect.logWarning(`${error.message}; retrying until it is back`)
-          down = true
+          if (!Latch.isOpen(down)) yield* Effect.logWarning(`${error.message}; retrying until it is back`)
+          up.closeUnsafe()
+          down.openUnsafe()
+          flow.stall(shard)
         }),
       ),
       Effect.retry({ schedule: limits.retryForever, while: (error) => error._tag === "ShardUnavailable" }),
-      Effect.tap(() => (down ? Effect.logInfo(`shard ${shard}: back`) : Effect.void)),
-      Effect.ensuring(Effect.sync(() => (down = false))),
+      Effect.tap(() => (Latch.isOpen(down) ? Effect.logInfo(`shard ${shard}: back`) : Effect.void)),
+      Effect.ensuring(
+        Effect.sync(() => {
+          down.closeUnsafe()
+          up.openUnsafe()
+        }),
+      ),
       Effect.map((placed): ReadonlyArray<Committed> => [{ works, placed }]),
       Effect.catchTag("BatchRejected", (error) => {
         if (works.length > 1) {
@@ -210,16 +250,15 @@ export const make = Effect.fnUntraced(function* (
 
   /** A transaction repeated through an outage may hold its batch for hours: the broker must not give it to another worker. */
   const keepAlive = Effect.sync(() => {
-    for (const { delivery } of waiting) delivery.working()
+    for (const { delivery } of waiting.intake.works) delivery.working()
+    for (const { delivery } of waiting.setAside.works) delivery.working()
     for (const batch of underWay) for (const { delivery } of batch) delivery.working()
+    parking.keepAlive()
   }).pipe(Effect.delay(limits.keepAliveMillis))
 
-  const close = Effect.gen(function* () {
+  const drain = Effect.gen(function* () {
     closing = true
-    space.openUnsafe()
-    const rest = waiting
-    waiting = []
-    waitingCharacters = 0
+    const rest = [...waiting.setAside.takeAll(), ...waiting.intake.takeAll()]
     arrived.closeUnsafe()
     if (underWay.size === 0) idle.openUnsafe()
     yield* handBack(rest)
@@ -229,10 +268,16 @@ export const make = Effect.fnUntraced(function* (
 
   return {
     shard,
-    offer,
-    run: Effect.raceAllFirst([Effect.forever(storeNext), Effect.forever(keepAlive), FiberSet.join(announcing)]).pipe(
-      Effect.andThen(Effect.never),
-    ),
-    close,
+    enqueue,
+    admit: (source, offered) => (source === "intake" ? admitFresh(offered) : admitSetAside(offered)),
+    up: up.await,
+    down: down.await,
+    run: Effect.raceAllFirst([
+      Effect.forever(storeNext),
+      Effect.forever(keepAlive),
+      FiberSet.join(announcing),
+      parking.run,
+    ]).pipe(Effect.andThen(Effect.never)),
+    close: Effect.all([drain, parking.close], { concurrency: "unbounded", discard: true }),
   }
 })

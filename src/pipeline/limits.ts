@@ -16,7 +16,13 @@ export const laneCharactersMax = 16 * 1024 * 1024
 /** Batches of one lane that are committed and wait for the broker to confirm their events. */
 export const lanePublishing = 2
 
-/** How long a full lane may hold up the intake before it hands back: a busy shard catches up within it, a slow one does not. */
+/** What was set aside fills this part of a batch where fresh appends wait too. */
+export const setAsideShare = 1 / 4
+
+/** Chunks of one lane that are being parked; what comes beyond that holds up the intake. */
+export const parkingAtOnce = 4
+
+/** How long a full lane may hold up the intake before it stalls: a busy shard catches up within it, a slow one does not. */
 export const laneFullWaitMillis = 250
 
 /** The broker delivers again after 30 s without a sign; every ten seconds we give one for what is still held. */

@@ -6,8 +6,12 @@ import { type RetryPart, retryReason, type Subject } from "../observe/definition
 import { Metrics } from "../observe/Metrics.ts"
 import * as limits from "./limits.ts"
 
-/** The id of a message's outcome for the broker's deduplication: one outcome per stored message, so its stamp is enough. */
-export const outcomeId = (delivery: Delivery): string => `${delivery.subject}-${delivery.seq}-${delivery.timestamp}`
+/**
+ * The id of a message's outcome for the broker's deduplication: one outcome per stored message, so its stamp is enough,
+ * until it is refused and tried again.
+ */
+export const outcomeId = ({ subject, seq, timestamp, outcomePrefix }: Delivery): string =>
+  `${outcomePrefix}${subject}-${seq}-${timestamp}`
 
 /** How long ago the broker stored a message. Never negative, which clocks of two machines may make it. */
 export const secondsSince = ({ timestamp }: Delivery, nowMillis: number): number =>

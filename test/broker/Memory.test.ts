@@ -10,6 +10,7 @@ describe("Broker in memory", () => {
       yield* test({
         publishAppend: (payload, headers) => Effect.asVoid(broker.publishAppend(payload, headers)),
         events: () => Effect.sync(() => broker.events().map(({ subject, payload }) => ({ subject, payload }))),
+        retry: broker.retry,
         deadLetters: () =>
           Effect.sync(() =>
             broker

@@ -6,6 +6,7 @@ import { Effect, Layer, Schedule, Stream } from "effect"
 import { connect as netConnect } from "node:net"
 import { Broker } from "../../src/broker/Broker.ts"
 import { NatsLive } from "../../src/broker/NatsLive.ts"
+import { retryMessage } from "../../src/broker/setAside.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { TestNats } from "../embedded/testServers.ts"
 import { brokerContract, type BrokerProbe } from "./brokerContract.ts"
@@ -58,6 +59,13 @@ const probeOf = (connection: NatsConnection): BrokerProbe => ({
     Effect.map(stored(connection, "objectlog_response", count), (all) =>
       all.map(({ subject, payload }) => ({ subject, payload })),
     ),
+  retry: (original, outcome) =>
+    Effect.promise(async () => {
+      const headers = () => Object.entries(original.headers)
+      const message = retryMessage("logs", { ...original, headers }, outcome, connection.info!.max_payload)!
+      connection.publish(message.subject, message.payload, { headers: message.headers })
+      await connection.flush()
+    }),
   deadLetters: (count) =>
     Effect.map(stored(connection, "objectlog_dead", count), (all) =>
       all.map(({ payload, header }) => ({
@@ -90,7 +98,13 @@ describe("NatsLive", () => {
         for await (const info of jsm.streams.list()) all.push(info.config.name)
         return all
       })
-      assert.sameMembers(names, ["objectlog_logs", "objectlog_query", "objectlog_response", "objectlog_dead"])
+      assert.sameMembers(names, [
+        "objectlog_logs",
+        "objectlog_logs_parked",
+        "objectlog_query",
+        "objectlog_response",
+        "objectlog_dead",
+      ])
     }).pipe(Effect.scoped, Effect.provide(TestNats.layer)),
   )
 

@@ -8,16 +8,25 @@ import {
   type ConsumerState,
   type Delivery,
 } from "../../src/broker/Broker.ts"
+import type { StoredMessage } from "../../src/broker/Memory.ts"
 
 /** What the suite needs to see from outside of the broker. */
 export interface BrokerProbe {
   readonly publishAppend: (payload: string, headers?: Readonly<Record<string, string>>) => Effect.Effect<void>
   /** Everything stored on the response topic and below it, in order, until `count` are there. */
   readonly events: (count: number) => Effect.Effect<ReadonlyArray<{ subject: string; payload: string }>>
+  /** Has a request tried again, as it was stored at first. */
+  readonly retry: (original: StoredMessage, outcome: string) => Effect.Effect<void>
   readonly deadLetters: (
     count: number,
   ) => Effect.Effect<ReadonlyArray<{ payload: string; code: string; reason: string }>>
 }
+
+/** Takes some deliveries of what was set aside, then stops the pull. */
+const takeOf = (stream: Stream.Stream<Delivery, BrokerUnavailable>, count: number) =>
+  stream.pipe(Stream.take(count), Stream.runCollect)
+
+const stampOf = ({ subject, seq, timestamp }: Delivery) => ({ subject, seq, timestamp })
 
 /** Takes `count` deliveries, then stops the pull. */
 const take = (count: number): Effect.Effect<ReadonlyArray<Delivery>, BrokerUnavailable, Broker> =>
@@ -171,6 +180,82 @@ export const brokerContract = (
           { subject: "response", payload: "c" },
           { subject: "response", payload: "d" },
         ])
+      }),
+    ),
+  )
+
+  it.live("what was parked comes with its first stamp, subject and headers, once, and for its shard alone", () =>
+    provide((probe) =>
+      Effect.gen(function* () {
+        const broker = yield* Broker
+        const own = { "Nats-Msg-Id": "m1", traceparent: "t", "Objectlog-Seq": "77", "Original-Nats-Msg-Id": "m2" }
+        yield* probe.publishAppend("filler")
+        yield* probe.publishAppend("for a", own)
+        yield* probe.publishAppend("for b")
+        const [filler, forA, forB] = yield* take(3)
+        assert.deepStrictEqual(yield* broker.park("shard.1:5432", [forA!]), [])
+        assert.deepStrictEqual(yield* broker.park("shard.1:5432", [forA!]), [])
+        assert.deepStrictEqual(yield* broker.park("shard.1:543", [forB!]), [])
+        for (const delivery of [filler!, forA!, forB!]) delivery.ack()
+
+        const [a] = yield* takeOf(broker.parked("shard.1:5432"), 1)
+        assert.strictEqual(text(a!), "for a")
+        assert.deepStrictEqual(stampOf(a!), stampOf(forA!))
+        assert.deepStrictEqual([a!.deliveryCount, a!.outcomePrefix], [1, ""])
+        for (const [name, value] of Object.entries(own)) assert.strictEqual(a!.header(name), value)
+        assert.isUndefined(a!.header("Objectlog-Timestamp"))
+        a!.retry(10)
+        const [again] = yield* takeOf(broker.parked("shard.1:5432"), 1)
+        assert.deepStrictEqual(stampOf(again!), stampOf(forA!))
+        assert.isAbove(again!.deliveryCount, 1)
+        again!.ack()
+
+        const [b] = yield* takeOf(broker.parked("shard.1:543"), 1)
+        assert.deepStrictEqual(stampOf(b!), stampOf(forB!))
+        b!.ack()
+      }),
+    ),
+  )
+
+  it.live("what does not fit with its stamp is not parked, and named", () =>
+    provide((probe) =>
+      Effect.gen(function* () {
+        const broker = yield* Broker
+        yield* probe.publishAppend("x".repeat(broker.maxPayload() - 20))
+        yield* probe.publishAppend("small")
+        const [large, small] = yield* take(2)
+        assert.deepStrictEqual(yield* broker.park("a", [large!, small!]), [large!])
+        const [parked] = yield* takeOf(broker.parked("a"), 1)
+        assert.strictEqual(text(parked!), "small")
+        for (const delivery of [large!, small!, parked!]) delivery.ack()
+      }),
+    ),
+  )
+
+  it.live("a retry has the first stamp and headers, and an outcome of its own: a second dead letter is kept", () =>
+    provide((probe) =>
+      Effect.gen(function* () {
+        const broker = yield* Broker
+        yield* probe.publishAppend("filler")
+        yield* probe.publishAppend("bad", { "Nats-Msg-Id": "m1" })
+        const [filler, bad] = yield* take(2)
+        yield* broker.deadLetter(bad!, { code: "entry_rejected", message: "first" })
+        filler!.ack()
+        bad!.ack()
+        const original = { ...stampOf(bad!), payload: bad!.payload, headers: { "Nats-Msg-Id": "m1" } }
+        yield* probe.retry(original, "r1")
+        const [retried] = yield* takeOf(broker.retries, 1)
+        assert.deepStrictEqual(stampOf(retried!), stampOf(bad!))
+        assert.deepStrictEqual([retried!.outcomePrefix, retried!.header("Nats-Msg-Id")], ["r1-", "m1"])
+        yield* broker.deadLetter(retried!, { code: "entry_rejected", message: "second" })
+        retried!.ack()
+        assert.deepStrictEqual(
+          (yield* probe.deadLetters(2)).map(({ payload, reason }) => [payload, reason]),
+          [
+            ["bad", "first"],
+            ["bad", "second"],
+          ],
+        )
       }),
     ),
   )

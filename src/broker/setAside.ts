@@ -1,0 +1,117 @@
+/**
+ * Appends that were set aside: those of a shard that takes none (parked), and dead letters that are tried again.
+ *
+ * They lie in a stream of their own, on `<logs topic>_parked.shard.<token of the shard>` and `<logs topic>_parked.retry`, with
+ * their payload, their headers, and the stamp that the intake gave them. They are presented with that stamp, so that an
+ * append keeps its identity, its place in the order and the id of its event, however often it is set aside.
+ */
+import { createHash } from "node:crypto"
+import type { Stamp } from "../domain/LogEntry.ts"
+import { fromKept, toKept } from "./deadLetter.ts"
+import { blockText, encodeHeaders, type Headers } from "./headers.ts"
+import type { Message } from "./publish.ts"
+
+/** Where an append came from. */
+export interface Origin extends Stamp {
+  readonly subject: string
+  /** Makes the ids of a retried request's outcome others than those of the outcome before; `""` when parked. */
+  readonly outcomePrefix: string
+}
+
+/** A request with its original headers. */
+export interface OriginalRequest extends Origin {
+  readonly payload: Uint8Array
+  headers(): Headers
+}
+
+export const parkedTopic = (logsTopic: string): string => `${logsTopic}_parked`
+
+/** Longest name that becomes a token as it is; longer ones are hashed, since the server makes a file name of it. */
+const tokenMax = 128
+
+/** A shard's name as one token of a subject: what is no letter, digit or `-` becomes `_` and its code in hex. */
+export const shardToken = (shard: string): string => {
+  const token = shard.replace(/[^A-Za-z0-9-]/g, (char) => `_${char.charCodeAt(0).toString(16).padStart(2, "0")}`)
+  return token.length <= tokenMax ? token : createHash("sha256").update(shard).digest("hex")
+}
+
+export const parkedSubject = (logsTopic: string, shard: string): string =>
+  `${parkedTopic(logsTopic)}.shard.${shardToken(shard)}`
+
+export const retrySubject = (logsTopic: string): string => `${parkedTopic(logsTopic)}.retry`
+
+/** The headers that such a message begins with, in this order; the last one ends them. */
+const added = {
+  subject: "Objectlog-Subject",
+  seq: "Objectlog-Seq",
+  timestamp: "Objectlog-Timestamp",
+  /** Of a retry only. */
+  outcome: "Objectlog-Outcome",
+  id: "Nats-Msg-Id",
+} as const
+
+const setAside = (subject: string, request: OriginalRequest, maxPayload: number): Message | undefined => {
+  const { outcomePrefix, payload, seq, timestamp } = request
+  const headers: Headers = [
+    [added.subject, request.subject],
+    [added.seq, String(seq)],
+    [added.timestamp, String(timestamp)],
+    ...(outcomePrefix === "" ? [] : [[added.outcome, outcomePrefix.slice(0, -1)] as const]),
+    [added.id, `${outcomePrefix}${request.subject}-${seq}-${timestamp}`],
+    ...request.headers().map(([name, value]) => [toKept(name), value] as const),
+  ]
+  // The server counts headers as part of the message; their text has one character for each byte.
+  if (payload.byteLength + blockText(headers).length > maxPayload) return undefined
+  return { subject, payload, headers: encodeHeaders(headers), copy: undefined }
+}
+
+/** The message that parks a request; `undefined` where it does not fit in `max_payload` with the added headers. */
+export const parkedMessage = (
+  logsTopic: string,
+  shard: string,
+  request: OriginalRequest,
+  maxPayload: number,
+): Message | undefined => setAside(parkedSubject(logsTopic, shard), request, maxPayload)
+
+/** The message that has a refused append tried again; `undefined` where it does not fit. Each retry has its own `outcome`. */
+export const retryMessage = (
+  logsTopic: string,
+  request: Omit<OriginalRequest, "outcomePrefix">,
+  outcome: string,
+  maxPayload: number,
+): Message | undefined =>
+  setAside(
+    retrySubject(logsTopic),
+    {
+      subject: request.subject,
+      seq: request.seq,
+      timestamp: request.timestamp,
+      payload: request.payload,
+      headers: () => request.headers(),
+      outcomePrefix: `${outcome}-`,
+    },
+    maxPayload,
+  )
+
+const subjectPattern = /^[\x21-\x7e]{1,256}$/
+const seqPattern = /^[1-9]\d{0,14}$/
+/** Nanoseconds, below 2^63. */
+const timestampPattern = /^(?:[1-9]\d{0,17}|[1-8]\d{18})$/
+const outcomePattern = /^[A-Za-z0-9_-]{1,64}$/
+
+/**
+ * Reads what was added, and gives the request's own headers; `undefined` where there is no good stamp, so that the message
+ * stands for itself. Ours are told by their place: a sender's header of the same name comes behind.
+ */
+export const readSetAside = (headers: Headers): { readonly origin: Origin; readonly headers: Headers } | undefined => {
+  const end = headers.findIndex(([name]) => name === added.id)
+  const value = (wanted: string): string => headers.slice(0, end).find(([name]) => name === wanted)?.[1] ?? ""
+  const [subject, seq, timestamp] = [value(added.subject), value(added.seq), value(added.timestamp)]
+  if (!subjectPattern.test(subject) || !seqPattern.test(seq) || !timestampPattern.test(timestamp)) return undefined
+  const outcome = value(added.outcome)
+  const outcomePrefix = outcomePattern.test(outcome) ? `${outcome}-` : ""
+  return {
+    origin: { subject, seq: Number(seq), timestamp: BigInt(timestamp), outcomePrefix },
+    headers: headers.slice(end + 1).map(([name, text]) => [fromKept(name), text]),
+  }
+}

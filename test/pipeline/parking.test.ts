@@ -1,0 +1,260 @@
+/** Shards that take nothing, in memory and under a test's clock: what is set aside, what waits, and what flows meanwhile. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Layer } from "effect"
+import { TestClock } from "effect/testing"
+import { layerMemory as brokerMemory, MemoryBroker } from "../../src/broker/Memory.ts"
+import { ObjectId } from "../../src/domain/ObjectId.ts"
+import { layerMemory as metricsMemory, Metrics } from "../../src/observe/Metrics.ts"
+import { runWorker } from "../../src/pipeline/Worker.ts"
+import { HashRing, HashRingLive } from "../../src/placement/HashRing.ts"
+import { layerMemory as shardsMemory, MemoryShards } from "../../src/shard/Memory.ts"
+
+const world = (shards: ReadonlyArray<string>, ackPendingMax = 5_000) =>
+  Layer.mergeAll(
+    brokerMemory({ ackPendingMax }),
+    HashRingLive(shards.map((name) => ({ name }))),
+    shardsMemory(shards, { reject: (log) => log === "poison" }),
+    metricsMemory,
+  )
+
+const worker = Effect.forkScoped(runWorker({ responseTopic: "response", debug: false }))
+
+/** The first `count` ids of a shard. */
+const idsOf = Effect.fnUntraced(function* (shard: number, count: number) {
+  const ring = yield* HashRing
+  const ids: Array<number> = []
+  for (let id = 1; ids.length < count; id++) if (ring.shardOf(ObjectId.make(BigInt(id))) === shard) ids.push(id)
+  return ids
+})
+
+const publish = (id: number, log: string) =>
+  MemoryBroker.use((broker) => broker.publishAppend(JSON.stringify({ id, log })))
+
+/** Each object has the appends of its own, once each and in their order, at positions without gaps. */
+const assertLogs = Effect.fnUntraced(function* (expected: ReadonlyMap<number, ReadonlyArray<string>>) {
+  const ring = yield* HashRing
+  const shards = yield* MemoryShards
+  for (const [number, logs] of expected) {
+    const id = ObjectId.make(BigInt(number))
+    const entries = yield* shards.entries(ring.shardOf(id), id)
+    assert.deepStrictEqual(
+      entries.map(({ position }) => position),
+      logs.map((_, i) => i + 1),
+      `positions of ${number}`,
+    )
+    const sorted = entries.toSorted((a, b) =>
+      a.timestamp < b.timestamp ? -1 : a.timestamp > b.timestamp ? 1 : a.seq - b.seq,
+    )
+    assert.deepStrictEqual(
+      sorted.map(({ log }) => log),
+      logs,
+      `log of ${number}`,
+    )
+  }
+})
+
+/** Publishes `count` appends in turn over objects, some of them of a shard that is down; gives what the logs must be. */
+const publishAll = Effect.fnUntraced(function* (ids: ReadonlyArray<number>, count: number, from = 0) {
+  const expected = new Map<number, Array<string>>(ids.map((id) => [id, []]))
+  for (let i = from; i < from + count; i++) {
+    const id = ids[i % ids.length]!
+    expected.get(id)!.push(String(i))
+    yield* publish(id, String(i))
+  }
+  return expected
+})
+
+/** Moves the clock on until so many events are there; a minute at most. */
+const untilEvents = Effect.fnUntraced(function* (count: number) {
+  const broker = yield* MemoryBroker
+  for (let i = 0; i < 6_000 && broker.events().length < count; i++) yield* TestClock.adjust("10 millis")
+  assert.isAtLeast(broker.events().length, count)
+})
+
+const events = MemoryBroker.use((broker) => Effect.sync(() => broker.events().length))
+
+describe("a shard that is down", () => {
+  it.effect(
+    "150,000 appends of it wait elsewhere than in the intake, the other shard flows, and all is stored after",
+    () =>
+      Effect.gen(function* () {
+        const broker = yield* MemoryBroker
+        const shards = yield* MemoryShards
+        const metrics = yield* Metrics
+        const lost = yield* idsOf(0, 30)
+        const flowing = yield* idsOf(1, 10)
+        yield* worker
+        yield* shards.setState(0, "down")
+        const expectedLost = new Map<number, ReadonlyArray<string>>(yield* publishAll(lost, 150_000))
+        const expectedFlowing = yield* publishAll(flowing, 2_000)
+        yield* TestClock.adjust("1 minute")
+        assert.strictEqual(yield* events, 2_000)
+        yield* assertLogs(expectedFlowing)
+        // What the lane holds, and nothing else.
+        assert.isAtMost(broker.appendsUnderWay(), 1_500)
+        assert.strictEqual(broker.appendsUnderWay() + broker.parkedFor("a"), 150_000)
+        assert.strictEqual(yield* metrics.value("parked_total", { shard: "a" }), broker.parkedFor("a"))
+        assert.strictEqual(yield* metrics.value("handed_back_total", { shard: "a" }), 0)
+
+        yield* TestClock.adjust("10 minutes")
+        yield* publish(flowing[0]!, "still")
+        yield* TestClock.adjust("1 second")
+        assert.strictEqual(yield* events, 2_001)
+
+        yield* shards.setState(0, "up")
+        yield* untilEvents(152_001)
+        yield* TestClock.adjust("1 second")
+        assert.strictEqual(broker.unsettled(), 0)
+        yield* assertLogs(expectedLost)
+      }).pipe(Effect.scoped, Effect.provide(world(["a", "b"]))),
+  )
+
+  it.effect("several workers park and drain it together", () =>
+    Effect.gen(function* () {
+      const broker = yield* MemoryBroker
+      const shards = yield* MemoryShards
+      const ids = [...(yield* idsOf(0, 5)), ...(yield* idsOf(1, 5))]
+      for (let i = 0; i < 3; i++) yield* worker
+      yield* shards.setState(0, "down")
+      const expected = yield* publishAll(ids, 20_000)
+      yield* TestClock.adjust("10 minutes")
+      assert.strictEqual(yield* events, 10_000)
+      yield* shards.setState(0, "up")
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual(broker.unsettled(), 0)
+      yield* assertLogs(expected)
+      const answered = new Set(broker.events().map(({ messageId }) => messageId))
+      assert.strictEqual(answered.size, 20_000)
+    }).pipe(Effect.scoped, Effect.provide(world(["a", "b"]))),
+  )
+
+  it.effect("when all are down the intake waits: nothing is parked, nothing is handed back", () =>
+    Effect.gen(function* () {
+      const broker = yield* MemoryBroker
+      const shards = yield* MemoryShards
+      const metrics = yield* Metrics
+      const ids = [...(yield* idsOf(0, 2)), ...(yield* idsOf(1, 2))]
+      yield* worker
+      yield* shards.setState(0, "down")
+      yield* shards.setState(1, "down")
+      const expected = yield* publishAll(ids, 12_000)
+      yield* TestClock.adjust("2 hours")
+      assert.strictEqual(yield* events, 0)
+      for (const [shard, name] of ["a", "b"].entries()) {
+        assert.strictEqual(broker.parkedFor(name), 0, `shard ${shard}`)
+        assert.strictEqual(yield* metrics.value("handed_back_total", { shard: name }), 0)
+      }
+      assert.strictEqual(yield* metrics.value("redeliveries_total", { subject: "append" }), 0)
+      yield* shards.setState(1, "up")
+      yield* TestClock.adjust("10 minutes")
+      assert.strictEqual(yield* events, 6_000)
+      yield* shards.setState(0, "up")
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual(broker.unsettled(), 0)
+      yield* assertLogs(expected)
+    }).pipe(Effect.scoped, Effect.provide(world(["a", "b"]))),
+  )
+
+  it.effect("one that hangs without failing is set aside as well, and the other flows", () =>
+    Effect.gen(function* () {
+      const broker = yield* MemoryBroker
+      const shards = yield* MemoryShards
+      const ids = [...(yield* idsOf(0, 2)), ...(yield* idsOf(1, 2))]
+      yield* worker
+      yield* shards.setState(0, "hang")
+      const expected = yield* publishAll(ids, 12_000)
+      yield* TestClock.adjust("5 seconds")
+      assert.strictEqual(yield* events, 6_000)
+      assert.isAbove(broker.parkedFor("a"), 3_000)
+      yield* shards.setState(0, "up")
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual(broker.unsettled(), 0)
+      yield* assertLogs(expected)
+    }).pipe(Effect.scoped, Effect.provide(world(["a", "b"]))),
+  )
+
+  it.effect("fresh appends are stored while a backlog drains", () =>
+    Effect.gen(function* () {
+      const broker = yield* MemoryBroker
+      const shards = yield* MemoryShards
+      const [first, second] = yield* idsOf(0, 2)
+      const [other] = yield* idsOf(1, 1)
+      yield* worker
+      yield* shards.setState(0, "down")
+      yield* publish(other!, "x")
+      yield* publishAll([first!], 20_000)
+      yield* TestClock.adjust("1 minute")
+      assert.isAbove(broker.parkedFor("a"), 15_000)
+      yield* shards.setState(0, "up")
+      // In the middle of the drain, which takes no time of the clock.
+      yield* Effect.forkChild(
+        Effect.andThen(
+          Effect.forEach(Array.from({ length: 3_000 }), () => broker.nextEvent, { discard: true }),
+          publishAll([second!], 200),
+        ),
+      )
+      yield* untilEvents(20_201)
+      yield* TestClock.adjust("1 second")
+      const order = broker.events().map(({ payload }) => (JSON.parse(payload) as { readonly id: number }).id)
+      // Behind what the lane held and some batches, far before the backlog's end.
+      assert.isBelow(order.indexOf(second!), 10_000)
+      assert.strictEqual(broker.unsettled(), 0)
+    }).pipe(Effect.scoped, Effect.provide(world(["a", "b"]))),
+  )
+
+  it.effect("a stopping worker leaves what it was parking to another", () =>
+    Effect.gen(function* () {
+      const broker = yield* MemoryBroker
+      const shards = yield* MemoryShards
+      const ids = [...(yield* idsOf(0, 2)), ...(yield* idsOf(1, 2))]
+      yield* shards.setState(0, "down")
+      const expected = yield* publishAll(ids, 8_000)
+      const stopped = Effect.gen(function* () {
+        yield* worker
+        yield* TestClock.adjust("1 second")
+        yield* Effect.forkDetach(TestClock.adjust("10 seconds"))
+      })
+      yield* Effect.scoped(stopped)
+      yield* shards.setState(0, "up")
+      yield* worker
+      yield* TestClock.adjust("20 seconds")
+      assert.strictEqual(broker.unsettled(), 0)
+      yield* assertLogs(expected)
+    }).pipe(Effect.scoped, Effect.provide(world(["a", "b"]))),
+  )
+})
+
+describe("a refused append that is tried again", () => {
+  it.effect("gets its original place, and an event of its own", () =>
+    Effect.gen(function* () {
+      const broker = yield* MemoryBroker
+      const shards = yield* MemoryShards
+      const [id] = yield* idsOf(0, 1)
+      yield* worker
+      const original = yield* publish(id!, "poison")
+      yield* publish(id!, "later")
+      yield* TestClock.adjust("1 second")
+      assert.lengthOf(broker.deadLetters(), 1)
+
+      yield* broker.retry(original, "one")
+      yield* TestClock.adjust("1 second")
+      assert.lengthOf(broker.deadLetters(), 2)
+      assert.lengthOf(broker.events(), 3)
+
+      yield* shards.reject(0, undefined)
+      yield* broker.retry(original, "two")
+      yield* TestClock.adjust("1 second")
+      const { payload } = broker.events()[3]!
+      assert.deepInclude(JSON.parse(payload), { status: "ok", position: 2, seq: original.seq })
+      const entries = yield* shards.entries(0, ObjectId.make(BigInt(id!)))
+      assert.deepStrictEqual(
+        entries.map(({ log, seq }) => [log, seq]),
+        [
+          ["later", original.seq + 1],
+          ["poison", original.seq],
+        ],
+      )
+      assert.strictEqual(broker.unsettled(), 0)
+    }).pipe(Effect.scoped, Effect.provide(world(["a", "b"]))),
+  )
+})
