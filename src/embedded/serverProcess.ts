@@ -56,7 +56,8 @@ const exited = (child: ChildProcess): Effect.Effect<void> =>
 
 const reaperScript = 'trap "" INT TERM HUP; read _; kill "-$1" "$2" 2>/dev/null'
 
-const startReaper = (pid: number, signal: string): ChildProcess => {
+/** Ends a process with a signal should this one be killed; itself to be killed before the process is forgotten. */
+export const startReaper = (pid: number, signal: string): ChildProcess => {
   const reaper = spawn("/bin/sh", ["-c", reaperScript, "objectlog-reaper", signal.slice(3), String(pid)], {
     detached: true,
     stdio: ["pipe", "ignore", "ignore"],

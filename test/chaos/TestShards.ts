@@ -1,0 +1,61 @@
+/** The shards of a run: three PostgreSQL servers, the last one on a disk that can be filled where that is possible. */
+import * as NodeServices from "@effect/platform-node/NodeServices"
+import { PgClient } from "@effect/sql-pg"
+import { Context, Effect, Layer, Path } from "effect"
+import { SqlClient } from "effect/sql"
+import { type EmbeddedShard, PostgresServers } from "../../src/embedded/PostgresServers.ts"
+import { HashRing } from "../../src/placement/HashRing.ts"
+import { temporary } from "../embedded/testServers.ts"
+import { ports } from "./ports.ts"
+import { mountSmallDisk, type SmallDisk } from "./SmallDisk.ts"
+
+const names = ["shard-a", "shard-b", "shard-c"]
+const onSmallDisk = 2
+
+/** Runs statements on a connection of its own, past the proxies. */
+export const onShard = <A, E>(shard: EmbeddedShard, run: (sql: SqlClient.SqlClient) => Effect.Effect<A, E>) =>
+  Effect.flatMap(SqlClient.SqlClient, run).pipe(
+    Effect.provide(
+      PgClient.layer({
+        host: shard.host,
+        port: shard.port,
+        username: shard.user,
+        password: shard.password,
+        database: shard.database,
+        maxConnections: 1,
+      }),
+    ),
+  )
+
+const make = Effect.fnUntraced(function* (diskMegabytes: number) {
+  const path = yield* Path.Path
+  const dataDir = yield* temporary
+  const disk = yield* mountSmallDisk(path.join(dataDir, names[onSmallDisk]!), diskMegabytes)
+  const context = yield* Layer.build(PostgresServers.layer({ dataDir, shards: names, port: ports.shards }))
+  const { shards } = Context.get(context, PostgresServers)
+  // By default the write-ahead log may take a gigabyte, which is more than the disk has.
+  yield* onShard(shards[onSmallDisk]!, (sql) =>
+    Effect.andThen(sql`alter system set max_wal_size = '64MB'`, sql`select pg_reload_conf()`),
+  )
+  const ring = yield* HashRing.make(names.map((name) => ({ name })))
+  return TestShards.of({
+    shards,
+    shardOf: ring.shardOf,
+    logFiles: names.map((name) => path.join(dataDir, `${name}.log`)),
+    smallDisk: "skipped" in disk ? disk : { ...disk, shard: onSmallDisk },
+  })
+})
+
+export class TestShards extends Context.Service<
+  TestShards,
+  {
+    readonly shards: ReadonlyArray<EmbeddedShard>
+    readonly shardOf: (id: bigint) => number
+    readonly logFiles: ReadonlyArray<string>
+    /** The disk and the index of the shard on it, or why there is none. */
+    readonly smallDisk: (SmallDisk & { readonly shard: number }) | { readonly skipped: string }
+  }
+>()("test/chaos/TestShards") {
+  static readonly layer = (options: { readonly diskMegabytes: number }) =>
+    Layer.effect(TestShards, make(options.diskMegabytes)).pipe(Layer.provide(NodeServices.layer))
+}

@@ -1,0 +1,62 @@
+/**
+ * Goal: a short storm over real processes loses, doubles and reorders nothing. Method: the same run as `npm run chaos`, with
+ * a fixed list of faults, each at a moment when the service is at work again, so that it does not depend on the machine.
+ */
+import { assert, layer } from "@effect/vitest"
+import * as NodeServices from "@effect/platform-node/NodeServices"
+import { Effect, FileSystem, Layer } from "effect"
+import { chaosRun } from "./chaosRun.ts"
+import type { Kind } from "./faults.ts"
+import { tableOf } from "./report.ts"
+import { TestBroker } from "./TestBroker.ts"
+import { TestShards } from "./TestShards.ts"
+
+const servers = Layer.mergeAll(TestBroker.layerSingle, TestShards.layer({ diskMegabytes: 256 }), NodeServices.layer)
+
+/** One step after the other; those of one step at the same time. */
+const steps: ReadonlyArray<ReadonlyArray<Kind>> = [
+  ["worker killed"],
+  ["shard stopped", "broker link cut"],
+  ["broker killed"],
+  ["worker paused", "sessions terminated"],
+  ["shard link client half-open", "workers rolled"],
+]
+
+layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("chaos", (it) => {
+  it.effect(
+    "workers, broker, shards and links fail under load: nothing is lost, doubled or reordered",
+    () =>
+      Effect.gen(function* () {
+        const fs = yield* FileSystem.FileSystem
+        const folder = yield* fs.makeTempDirectoryScoped({ prefix: "objectlog-chaos-" })
+        const lines: Array<string> = []
+        const report = yield* chaosRun({
+          seed: 7,
+          workers: 3,
+          objects: 40,
+          rate: 300,
+          ackWaitMillis: 2_000,
+          folder,
+          drainMillis: 60_000,
+          show: (line) => lines.push(line),
+          faults: (storm, _monitor, make, _kinds, random) =>
+            Effect.forEach(
+              steps,
+              (kinds) =>
+                Effect.forEach(
+                  kinds.map((kind) => make(kind, random)),
+                  storm.strike,
+                  { concurrency: "unbounded", discard: true },
+                ),
+              { discard: true },
+            ),
+        })
+        assert.deepStrictEqual(report.findings.problems, [], [...lines, tableOf(report)].join("\n"))
+        assert.lengthOf(report.struck, steps.flat().length)
+        assert.isAbove(report.findings.entries, 1_000)
+        assert.isAbove(report.deadLetters, 0)
+        assert.isAbove(report.reads.answered, 0)
+      }),
+    150_000,
+  )
+})

@@ -1,0 +1,64 @@
+/**
+ * `npm run chaos -- --minutes N --seed S [--cluster]`: real workers, broker and shards under load and faults, and a check
+ * of everything in the end. Exits with 1 when anything was lost, doubled, out of order or otherwise wrong.
+ */
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import * as NodeServices from "@effect/platform-node/NodeServices"
+import { Console, Effect, Layer } from "effect"
+import { parseArgs } from "node:util"
+import { chaosRun } from "./chaosRun.ts"
+import { tableOf } from "./report.ts"
+import { rage } from "./Storm.ts"
+import { TestBroker } from "./TestBroker.ts"
+import { TestShards } from "./TestShards.ts"
+
+const { values: options } = parseArgs({
+  options: {
+    minutes: { type: "string", default: "2" },
+    seed: { type: "string", default: String(Date.now() % 1_000_000) },
+    cluster: { type: "boolean", default: false },
+    workers: { type: "string", default: "3" },
+    objects: { type: "string", default: "200" },
+    rate: { type: "string", default: "1200" },
+    "ack-wait": { type: "string", default: "4" },
+    folder: { type: "string" },
+  },
+})
+const seed = Number(options.seed)
+const millis = Number(options.minutes) * 60_000
+const folder = options.folder ?? `.objectlog/chaos/seed-${seed}${options.cluster ? "-cluster" : ""}`
+// A tenth of the run each, and minutes in one that lasts ten or more.
+const longMillis = Math.min(millis / 10, 180_000)
+
+const program = Effect.gen(function* () {
+  const report = yield* chaosRun({
+    seed,
+    workers: Number(options.workers),
+    objects: Number(options.objects),
+    rate: Number(options.rate),
+    ackWaitMillis: Number(options["ack-wait"]) * 1_000,
+    folder,
+    drainMillis: 180_000,
+    show: (line) => console.log(line),
+    faults: (storm, monitor, make, kinds, random) =>
+      rage(storm, monitor, random, {
+        kinds,
+        millis,
+        make: (kind, choices) => make(kind, choices, longMillis),
+        longAt: [millis * 0.2, millis * 0.6],
+      }),
+  })
+  yield* Console.log(`\n${tableOf(report)}\n`)
+  const { problems } = report.findings
+  if (problems.length === 0) return yield* Console.log(`nothing lost, doubled or reordered; seed ${seed}`)
+  yield* Console.log(`${problems.length} violations, all of them and the logs in ${folder}; seed ${seed}`)
+  yield* Effect.forEach(problems.slice(0, 20), (problem) => Console.log(`  ${problem}`), { discard: true })
+  process.exitCode = 1
+})
+
+const servers = Layer.mergeAll(
+  options.cluster ? TestBroker.layerCluster : TestBroker.layerSingle,
+  TestShards.layer({ diskMegabytes: 768 }),
+)
+
+NodeRuntime.runMain(program.pipe(Effect.provide(Layer.mergeAll(servers, NodeServices.layer))))
