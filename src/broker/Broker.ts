@@ -1,6 +1,6 @@
 /**
  * The message broker as the pipelines see it: streams of deliveries in, events and dead letters out, and a place where
- * appends are set aside.
+ * requests are set aside.
  *
  * `NatsLive` is the live layer, `layerMemory` (Memory.ts) its twin; both pass `test/broker/brokerContract.ts`.
  */
@@ -54,6 +54,9 @@ export interface DeadLetter {
   readonly message: string
 }
 
+/** Each kind of request of each shard is set aside for itself. */
+export type ParkedKind = "appends" | "reads"
+
 /** What the broker says about the consumer that all workers share. */
 export interface ConsumerState {
   /** Stored and not delivered yet. */
@@ -99,15 +102,16 @@ export class Broker extends Context.Service<
     /** Stores a message with payload, headers and the reason in the dead-letter stream. Does not settle it. */
     readonly deadLetter: (delivery: Delivery, reason: DeadLetter) => Effect.Effect<void, BrokerUnavailable>
     /**
-     * Stores appends of a shard in the place where they are set aside, once for each stamp. Does not settle them. Gives
+     * Stores requests of a shard in the place where they are set aside, once for each stamp. Does not settle them. Gives
      * those that can't be stored there, since they would not fit in `maxPayload` with their stamp.
      */
     readonly park: (
+      kind: ParkedKind,
       shard: string,
       deliveries: ReadonlyArray<Delivery>,
     ) => Effect.Effect<ReadonlyArray<Delivery>, BrokerUnavailable>
     /** What was parked for a shard; otherwise like `appends`. */
-    readonly parked: (shard: string) => Stream.Stream<Delivery, BrokerUnavailable>
+    readonly parked: (kind: ParkedKind, shard: string) => Stream.Stream<Delivery, BrokerUnavailable>
     /** Refused appends that are to be tried again; otherwise like `appends`. */
     readonly retries: Stream.Stream<Delivery, BrokerUnavailable>
   }

@@ -13,6 +13,7 @@ import {
   type DeadLetter,
   type Delivery,
   type OutgoingEvent,
+  type ParkedKind,
 } from "./Broker.ts"
 import { ackWaitMillis } from "./provision.ts"
 
@@ -58,8 +59,10 @@ export class MemoryBroker extends Context.Service<
     readonly unsettled: () => number
     /** Appends that the intake has delivered and that are not acknowledged. */
     readonly appendsUnderWay: () => number
-    /** Appends that are set aside for a shard. */
-    readonly parkedFor: (shard: string) => number
+    /** Reads that the intake has delivered and that are not acknowledged. */
+    readonly queriesUnderWay: () => number
+    /** Requests that are set aside for a shard. */
+    readonly parkedFor: (kind: ParkedKind, shard: string) => number
   }
 >()("objectlog/broker/MemoryBroker") {}
 
@@ -331,9 +334,9 @@ export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<Broker | M
       const [appends, queries, retries] = [intake(), intake(), intake()]
       const [logs, query] = [new Stamper("logs", clock), new Stamper("query", clock)]
       const parked = new Map<string, Intake>()
-      const parkedOf = (shard: string): Intake => {
-        let found = parked.get(shard)
-        if (found === undefined) parked.set(shard, (found = intake()))
+      const parkedOf = (kind: ParkedKind, shard: string): Intake => {
+        let found = parked.get(`${kind} ${shard}`)
+        if (found === undefined) parked.set(`${kind} ${shard}`, (found = intake()))
         return found
       }
       const parkedIds = new Set<string>()
@@ -378,7 +381,7 @@ export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<Broker | M
               letters.set(stampId(delivery), { ...reason, original: delivery.stored.message })
             }
           }),
-        park: (shard, all) =>
+        park: (kind, shard, all) =>
           Effect.sync(() => {
             const tooLarge: Array<Delivery> = []
             for (const delivery of all) {
@@ -386,12 +389,12 @@ export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<Broker | M
               if (delivery.payload.byteLength + stampBytes > maxPayload) tooLarge.push(delivery)
               else if (!parkedIds.has(stampId(delivery))) {
                 parkedIds.add(stampId(delivery))
-                parkedOf(shard).store({ message: delivery.stored.message, outcomePrefix: delivery.outcomePrefix })
+                parkedOf(kind, shard).store({ message: delivery.stored.message, outcomePrefix: delivery.outcomePrefix })
               }
             }
             return tooLarge
           }),
-        parked: (shard) => Stream.fromPull(Effect.sync(() => parkedOf(shard).take)),
+        parked: (kind, shard) => Stream.fromPull(Effect.sync(() => parkedOf(kind, shard).take)),
         retries: Stream.fromPull(Effect.succeed(retries.take)),
       })
       const control = MemoryBroker.of({
@@ -404,7 +407,8 @@ export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<Broker | M
         unsettled: () =>
           [appends, queries, retries, ...parked.values()].reduce((sum, each) => sum + each.unsettled.size, 0),
         appendsUnderWay: () => appends.underWay.size,
-        parkedFor: (shard) => parkedOf(shard).unsettled.size,
+        queriesUnderWay: () => queries.underWay.size,
+        parkedFor: (kind, shard) => parkedOf(kind, shard).unsettled.size,
       })
       return Context.make(Broker, broker).pipe(Context.add(MemoryBroker, control))
     }),

@@ -15,11 +15,11 @@ import {
   provision,
   purgeDone,
   retryConsumer,
-  shardConsumer,
+  parkedConsumer,
   type Topics,
 } from "./provision.ts"
 import { brokerState } from "./brokerState.ts"
-import { parkedMessage } from "./setAside.ts"
+import { parkedSubject, setAsideMessage } from "./setAside.ts"
 import { makePublisher, type Message, messageIdHeaders } from "./publish.ts"
 
 export interface NatsSettings extends Topics {
@@ -142,11 +142,11 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
     return deliveries(options, reconnects)
   }
   /** The consumers of what was set aside are made by who first pulls. */
-  const pullSetAside = (spec: ConsumerSpec) =>
+  const pullSetAside = (spec: ConsumerSpec, messages: number) =>
     Stream.unwrap(
       ensured(spec).pipe(
         Effect.catch((misconfigured) => Effect.logError(misconfigured.message)),
-        Effect.as(pull(spec, appendsPull)),
+        Effect.as(pull(spec, messages)),
       ),
     )
 
@@ -172,20 +172,22 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
       delivery instanceof NatsDelivery
         ? Effect.suspend(() => publishAll(deadLetterMessages(settings.deadTopic, delivery, reason, maxPayload())))
         : foreign("dead letter"),
-    park: (shard, all) =>
+    park: (kind, shard, all) =>
       Effect.suspend(() => {
+        const subject = parkedSubject(settings.logsTopic, kind, shard)
         const messages: Array<Message> = []
         const tooLarge: Array<Delivery> = []
         for (const delivery of all) {
           if (!(delivery instanceof NatsDelivery)) return foreign("park")
-          const message = parkedMessage(settings.logsTopic, shard, delivery, maxPayload())
+          const message = setAsideMessage(subject, delivery, maxPayload())
           if (message === undefined) tooLarge.push(delivery)
           else messages.push(message)
         }
         return Effect.as(parkAll(messages), tooLarge)
       }),
-    parked: (shard) => pullSetAside(shardConsumer(shard, settings)),
-    retries: pullSetAside(retryConsumer(settings)),
+    parked: (kind, shard) =>
+      pullSetAside(parkedConsumer(kind, shard, settings), kind === "appends" ? appendsPull : queriesPull),
+    retries: pullSetAside(retryConsumer(settings), appendsPull),
   })
 })
 

@@ -16,7 +16,7 @@ import {
   type StreamInfo,
 } from "@nats-io/jetstream"
 import { Effect, Result, Schema } from "effect"
-import { BrokerUnavailable } from "./Broker.ts"
+import { BrokerUnavailable, type ParkedKind } from "./Broker.ts"
 import { parkedSubject, parkedTopic, retrySubject, shardToken } from "./setAside.ts"
 
 /** A stream that exists can't serve; only its owner can decide what to do. */
@@ -43,6 +43,8 @@ export interface ConsumerSpec {
   readonly part: keyof Provisioned
   readonly name: string
   readonly filter: string
+  /** Deliveries that may be under way or handed back at the same time, over all workers. */
+  readonly ackPendingMax: number
 }
 
 /** The consumer of an intake stream. */
@@ -52,25 +54,30 @@ export const intakeConsumer = (part: "logs" | "query", topics: Topics): Consumer
   part,
   name: consumerName,
   filter: part === "logs" ? topics.logsTopic : topics.queryTopic,
+  ackPendingMax,
 })
 
-export const shardConsumer = (shard: string, { logsTopic }: Topics): ConsumerSpec => ({
+export const parkedConsumer = (kind: ParkedKind, shard: string, { logsTopic }: Topics): ConsumerSpec => ({
   part: "parked",
-  name: `shard_${shardToken(shard)}`,
-  filter: parkedSubject(logsTopic, shard),
+  name: `${kind}_${shardToken(shard)}`,
+  filter: parkedSubject(logsTopic, kind, shard),
+  ackPendingMax: kind === "appends" ? ackPendingMax : parkedReadsPendingMax,
 })
 
 export const retryConsumer = ({ logsTopic }: Topics): ConsumerSpec => ({
   part: "parked",
   name: "retry",
   filter: retrySubject(logsTopic),
+  ackPendingMax,
 })
 
 /** Delivered again after this long without ack, nak or `working`, in milliseconds. */
 export const ackWaitMillis = 30_000
 
-/** Deliveries that may be under way or handed back at the same time, over all workers. */
 const ackPendingMax = 100_000
+
+/** Reads of a lost shard are handed back again and again while they are parked; so many are enough to see that it is back. */
+const parkedReadsPendingMax = 1_000
 
 /** Done messages kept below the ack floor: for a look back, and for a database that is restored a little older. */
 const purgeMargin = { logs: 10_000, query: 1_000, parked: 1_000 }
@@ -166,7 +173,7 @@ const ensureStream = Effect.fnUntraced(function* (
 export const ensureConsumer = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
   stream: string,
-  { name, filter }: ConsumerSpec,
+  { name, filter, ackPendingMax: ackPending }: ConsumerSpec,
 ): Effect.fn.Return<void, BrokerUnavailable | BrokerMisconfigured> {
   const exists = attempt("find consumer", () => jsm.consumers.info(stream, name))
   const create = attempt("create consumer", () =>
@@ -176,7 +183,7 @@ export const ensureConsumer = Effect.fnUntraced(function* (
       deliver_policy: DeliverPolicy.All,
       ack_wait: nanos(ackWaitMillis),
       max_deliver: -1,
-      max_ack_pending: ackPendingMax,
+      max_ack_pending: ackPending,
       filter_subject: filter,
     }),
   )
@@ -249,4 +256,4 @@ export const purgeDone = Effect.fnUntraced(function* (jsm: JetStreamManager, str
 })
 
 /** Others may look at the stream with consumers of their own. */
-const isParkedConsumer = (name: string): boolean => name === "retry" || name.startsWith("shard_")
+const isParkedConsumer = (name: string): boolean => /^(?:retry$|appends_|reads_)/.test(name)

@@ -1,17 +1,19 @@
 /**
- * Appends that were set aside: those of a shard that takes none (parked), and dead letters that are tried again.
+ * Requests that were set aside: those of a shard that takes none (parked), and refused appends that are tried again.
  *
- * They lie in a stream of their own, on `<logs topic>_parked.shard.<token of the shard>` and `<logs topic>_parked.retry`, with
- * their payload, their headers, and the stamp that the intake gave them. They are presented with that stamp, so that an
- * append keeps its identity, its place in the order and the id of its event, however often it is set aside.
+ * They lie in a stream of their own, on `<logs topic>_parked.appends.<token of the shard>`, `<logs topic>_parked.reads.<token>`
+ * and `<logs topic>_parked.retry`, with their payload, their headers, and the stamp that the intake gave them. They are
+ * presented with that stamp, so that a request keeps its identity, its place in the order and the id of its event, however
+ * often it is set aside.
  */
 import { createHash } from "node:crypto"
 import type { Stamp } from "../domain/LogEntry.ts"
+import type { ParkedKind } from "./Broker.ts"
 import { fromKept, toKept } from "./deadLetter.ts"
 import { blockText, encodeHeaders, type Headers } from "./headers.ts"
 import type { Message } from "./publish.ts"
 
-/** Where an append came from. */
+/** Where a request came from. */
 export interface Origin extends Stamp {
   readonly subject: string
   /** Makes the ids of a retried request's outcome others than those of the outcome before; `""` when parked. */
@@ -35,8 +37,8 @@ export const shardToken = (shard: string): string => {
   return token.length <= tokenMax ? token : createHash("sha256").update(shard).digest("hex")
 }
 
-export const parkedSubject = (logsTopic: string, shard: string): string =>
-  `${parkedTopic(logsTopic)}.shard.${shardToken(shard)}`
+export const parkedSubject = (logsTopic: string, kind: ParkedKind, shard: string): string =>
+  `${parkedTopic(logsTopic)}.${kind}.${shardToken(shard)}`
 
 export const retrySubject = (logsTopic: string): string => `${parkedTopic(logsTopic)}.retry`
 
@@ -50,7 +52,8 @@ const added = {
   id: "Nats-Msg-Id",
 } as const
 
-const setAside = (subject: string, request: OriginalRequest, maxPayload: number): Message | undefined => {
+/** The message that keeps a request; `undefined` where it does not fit in `max_payload` with the added headers. */
+export const setAsideMessage = (subject: string, request: OriginalRequest, maxPayload: number): Message | undefined => {
   const { outcomePrefix, payload, seq, timestamp } = request
   const headers: Headers = [
     [added.subject, request.subject],
@@ -65,14 +68,6 @@ const setAside = (subject: string, request: OriginalRequest, maxPayload: number)
   return { subject, payload, headers: encodeHeaders(headers), copy: undefined }
 }
 
-/** The message that parks a request; `undefined` where it does not fit in `max_payload` with the added headers. */
-export const parkedMessage = (
-  logsTopic: string,
-  shard: string,
-  request: OriginalRequest,
-  maxPayload: number,
-): Message | undefined => setAside(parkedSubject(logsTopic, shard), request, maxPayload)
-
 /** The message that has a refused append tried again; `undefined` where it does not fit. Each retry has its own `outcome`. */
 export const retryMessage = (
   logsTopic: string,
@@ -80,7 +75,7 @@ export const retryMessage = (
   outcome: string,
   maxPayload: number,
 ): Message | undefined =>
-  setAside(
+  setAsideMessage(
     retrySubject(logsTopic),
     {
       subject: request.subject,

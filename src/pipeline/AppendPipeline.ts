@@ -122,7 +122,7 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
     const drain = (lane: Lane.Lane) =>
       lane.up.pipe(
         Effect.andThen(
-          Effect.raceFirst(Stream.runForEachArray(broker.parked(lane.shard), route("setAside")), lane.down),
+          Effect.raceFirst(Stream.runForEachArray(broker.parked("appends", lane.shard), route("setAside")), lane.down),
         ),
         Effect.forever,
       )

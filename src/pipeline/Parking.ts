@@ -31,7 +31,7 @@ export const make = Effect.fnUntraced(function* (
   const underWay = new Set<ReadonlyArray<Delivery>>()
 
   const store = Effect.fnUntraced(function* (deliveries: ReadonlyArray<Delivery>) {
-    const tooLarge = new Set(yield* persist("park", broker.park(shard, deliveries)))
+    const tooLarge = new Set(yield* persist("park", broker.park("appends", shard, deliveries)))
     for (const delivery of deliveries) {
       if (tooLarge.has(delivery)) {
         delivery.retry(limits.handBackDelay(delivery.deliveryCount, yield* Random.next))

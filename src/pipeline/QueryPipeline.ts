@@ -20,7 +20,8 @@ import { HashRing } from "../placement/HashRing.ts"
 import { ShardPool, type ShardUnavailable } from "../shard/ShardPool.ts"
 import * as limits from "./limits.ts"
 import { makePacker } from "./paging.ts"
-import { logDelivery, outcomeId, publishForever, refuse, secondsSince } from "./outcome.ts"
+import type { Source } from "./Lane.ts"
+import { logDelivery, outcomeId, persist, publishForever, refuse, secondsSince } from "./outcome.ts"
 import type { WorkerOptions } from "./Worker.ts"
 
 const cursorOf = (order: ReadRequest["order"], entry: LogEntry): Cursor =>
@@ -105,12 +106,20 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
     // A share of its own for each shard: reads that hang on one can't use up the slots of the others.
     const shares = ring.shards.map(() => ({ permits: Semaphore.makeUnsafe(limits.readsPerShard), waiting: 0 }))
 
-    const handBack = Effect.fnUntraced(function* (delivery: Delivery, shard: string) {
+    /** For a while a read is handed back; then it is parked, so that it does not count as under way in the intake. */
+    const handBack = Effect.fnUntraced(function* (delivery: Delivery, shard: string, source: Source) {
+      if (source === "intake" && delivery.deliveryCount > limits.readHandBacks) {
+        const tooLarge = yield* persist("park", broker.park("reads", shard, [delivery]))
+        if (tooLarge.length === 0) {
+          delivery.ack()
+          return yield* metrics.count("parked_total", { shard })
+        }
+      }
       yield* metrics.count("handed_back_total", { shard })
       delivery.retry(limits.handBackDelay(delivery.deliveryCount, yield* Random.next))
     })
 
-    const serve = Effect.fnUntraced(function* (delivery: Delivery) {
+    const serve = Effect.fnUntraced(function* (delivery: Delivery, source: Source) {
       if (debug) yield* logDelivery("query", delivery)
       if (delivery.deliveryCount > 1) yield* metrics.count("redeliveries_total", { subject: "query" })
       const decoded = decodeRead(delivery.payload, { maxPayload: broker.maxPayload(), responseTopic })
@@ -119,12 +128,12 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
       const index = ring.shardOf(request.id)
       const share = shares[index]!
       const shard = ring.shards[index]!.name
-      if (share.waiting >= limits.readsWaitingPerShard) return yield* handBack(delivery, shard)
+      if (share.waiting >= limits.readsWaitingPerShard) return yield* handBack(delivery, shard, source)
       share.waiting++
       const unavailable = Effect.fnUntraced(function* (error: ShardUnavailable) {
         yield* metrics.count("retries_total", { part: "read", reason: retryReason(error.reason) })
         yield* Effect.logWarning(`${error.message}; the read is handed back`)
-        yield* handBack(delivery, shard)
+        yield* handBack(delivery, shard, source)
       })
       yield* sendPages(delivery, request, index).pipe(
         Effect.catchTag("ShardUnavailable", unavailable),
@@ -134,8 +143,8 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
     })
 
     /** A long read is one delivery: the broker hears of it until it ends, and gets it back when the worker stops. */
-    const attended = (delivery: Delivery) =>
-      serve(delivery).pipe(
+    const attended = (delivery: Delivery, source: Source) =>
+      serve(delivery, source).pipe(
         Effect.raceFirst(
           Effect.forever(
             Effect.delay(
@@ -149,16 +158,22 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
 
     const reads = yield* FiberSet.make<void, never>()
     const slots = Semaphore.makeUnsafe(limits.readsAtOnce)
-    const admit = (deliveries: ReadonlyArray<Delivery>) => {
+    const admit = (source: Source) => (deliveries: ReadonlyArray<Delivery>) => {
       let next = 0
       return Effect.gen(function* () {
         while (next < deliveries.length) {
           yield* slots.take(1)
-          yield* FiberSet.run(reads, Effect.ensuring(attended(deliveries[next++]!), slots.release(1)))
+          yield* FiberSet.run(reads, Effect.ensuring(attended(deliveries[next++]!, source), slots.release(1)))
         }
       }).pipe(
         Effect.onInterrupt(() => Effect.sync(() => deliveries.slice(next).forEach((delivery) => delivery.retry(0)))),
       )
     }
-    yield* Effect.raceFirst(Stream.runForEachArray(broker.queries, admit), FiberSet.join(reads))
+    const intake = Stream.runForEachArray(broker.queries, admit("intake"))
+    // While a shard is down few of them are under way; so they are tried without asking whether it is.
+    const parked = ring.shards.map(({ name }) =>
+      Stream.runForEachArray(broker.parked("reads", name), admit("setAside")),
+    )
+    const pulling = Effect.all([intake, ...parked], { concurrency: "unbounded", discard: true })
+    yield* Effect.raceFirst(pulling, FiberSet.join(reads))
   }).pipe(Effect.scoped)

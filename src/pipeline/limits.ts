@@ -50,6 +50,9 @@ export const retryForever = Schedule.min([Schedule.exponential("50 millis"), Sch
 export const readsPerShard = 8
 export const readsWaitingPerShard = 64
 
+/** How often a read is handed back before it is parked, which takes some seconds: most troubles are over by then. */
+export const readHandBacks = 3
+
 /** Reads under way in one worker. */
 export const readsAtOnce = 256
 

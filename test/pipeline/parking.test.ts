@@ -92,8 +92,8 @@ describe("a shard that is down", () => {
         yield* assertLogs(expectedFlowing)
         // What the lane holds, and nothing else.
         assert.isAtMost(broker.appendsUnderWay(), 1_500)
-        assert.strictEqual(broker.appendsUnderWay() + broker.parkedFor("a"), 150_000)
-        assert.strictEqual(yield* metrics.value("parked_total", { shard: "a" }), broker.parkedFor("a"))
+        assert.strictEqual(broker.appendsUnderWay() + broker.parkedFor("appends", "a"), 150_000)
+        assert.strictEqual(yield* metrics.value("parked_total", { shard: "a" }), broker.parkedFor("appends", "a"))
         assert.strictEqual(yield* metrics.value("handed_back_total", { shard: "a" }), 0)
 
         yield* TestClock.adjust("10 minutes")
@@ -141,7 +141,7 @@ describe("a shard that is down", () => {
       yield* TestClock.adjust("2 hours")
       assert.strictEqual(yield* events, 0)
       for (const [shard, name] of ["a", "b"].entries()) {
-        assert.strictEqual(broker.parkedFor(name), 0, `shard ${shard}`)
+        assert.strictEqual(broker.parkedFor("appends", name), 0, `shard ${shard}`)
         assert.strictEqual(yield* metrics.value("handed_back_total", { shard: name }), 0)
       }
       assert.strictEqual(yield* metrics.value("redeliveries_total", { subject: "append" }), 0)
@@ -165,7 +165,7 @@ describe("a shard that is down", () => {
       const expected = yield* publishAll(ids, 12_000)
       yield* TestClock.adjust("5 seconds")
       assert.strictEqual(yield* events, 6_000)
-      assert.isAbove(broker.parkedFor("a"), 3_000)
+      assert.isAbove(broker.parkedFor("appends", "a"), 3_000)
       yield* shards.setState(0, "up")
       yield* TestClock.adjust("1 minute")
       assert.strictEqual(broker.unsettled(), 0)
@@ -184,7 +184,7 @@ describe("a shard that is down", () => {
       yield* publish(other!, "x")
       yield* publishAll([first!], 20_000)
       yield* TestClock.adjust("1 minute")
-      assert.isAbove(broker.parkedFor("a"), 15_000)
+      assert.isAbove(broker.parkedFor("appends", "a"), 15_000)
       yield* shards.setState(0, "up")
       // In the middle of the drain, which takes no time of the clock.
       yield* Effect.forkChild(
@@ -221,6 +221,33 @@ describe("a shard that is down", () => {
       assert.strictEqual(broker.unsettled(), 0)
       yield* assertLogs(expected)
     }).pipe(Effect.scoped, Effect.provide(world(["a", "b"]))),
+  )
+})
+
+describe("reads of a shard that is down", () => {
+  it.effect("are parked after some attempts, do not hold up others, and are answered when it is back", () =>
+    Effect.gen(function* () {
+      const broker = yield* MemoryBroker
+      const shards = yield* MemoryShards
+      const [lost] = yield* idsOf(0, 1)
+      const [flowing] = yield* idsOf(1, 1)
+      yield* worker
+      yield* publish(lost!, "x")
+      yield* untilEvents(1)
+      yield* shards.setState(0, "down")
+      for (let i = 0; i < 400; i++) yield* broker.publishQuery(JSON.stringify({ id: lost, request_id: String(i) }))
+      yield* TestClock.adjust("10 minutes")
+      assert.strictEqual(broker.queriesUnderWay(), 0)
+      assert.strictEqual(broker.parkedFor("reads", "a"), 400)
+      yield* broker.publishQuery(JSON.stringify({ id: flowing }))
+      yield* untilEvents(2)
+      yield* shards.setState(0, "up")
+      yield* TestClock.adjust("10 minutes")
+      assert.strictEqual(broker.unsettled(), 0)
+      const answers = broker.events().slice(2)
+      assert.lengthOf(answers, 400)
+      for (const { payload } of answers) assert.deepInclude(JSON.parse(payload), { status: "ok", last: true })
+    }).pipe(Effect.scoped, Effect.provide(world(["a", "b"], 300))),
   )
 })
 
