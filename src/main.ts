@@ -14,6 +14,7 @@ import { loadCommand } from "./cli/load.ts"
 import { queryCommand } from "./cli/query.ts"
 import { startCommand } from "./cli/start.ts"
 import { workerCommand } from "./cli/worker.ts"
+import { version } from "./version.ts"
 
 const wrongConfiguration = new Set(["ConfigInvalid", "PlacementMismatch", "BrokerMisconfigured", "InvalidPlacement"])
 
@@ -44,7 +45,7 @@ const teardown: Runtime.Teardown = (exit, onExit) => {
 Command.make("objectlog").pipe(
   Command.withDescription("an append-only log of text messages for every object"),
   Command.withSubcommands([startCommand, workerCommand, appendCommand, queryCommand, deadCommand, loadCommand]),
-  Command.run({ version: "0.1.0" }),
+  Command.run({ version }),
   Effect.provide(NodeServices.layer),
   (program) => NodeRuntime.runMain(program, { disableErrorReporting: true, teardown }),
 )

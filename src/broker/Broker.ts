@@ -69,6 +69,10 @@ export interface ConsumerState {
   readonly delivered: number
   /** Requests for messages that are open, of all workers. */
   readonly pulls: number
+  /** Messages that have reached this process and that nobody took out of the stream yet. */
+  readonly buffered: number
+  /** Messages taken out of the stream in this process so far. */
+  readonly taken: number
 }
 
 export interface BrokerState {

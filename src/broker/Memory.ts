@@ -110,6 +110,8 @@ class Intake {
       ),
       delivered: this.#delivered,
       pulls: this.#takers.size,
+      buffered: 0,
+      taken: this.#delivered,
     }
   }
 

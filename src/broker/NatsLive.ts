@@ -130,8 +130,14 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
       Effect.catch((misconfigured) => Effect.as(Effect.logError(misconfigured.message), streams[spec.part])),
     )
   })
+  const counts = {
+    logs: { buffered: 0, taken: 0 },
+    query: { buffered: 0, taken: 0 },
+    parked: { buffered: 0, taken: 0 },
+  }
   const pull = (spec: ConsumerSpec, messages: number) => {
     const options = {
+      counts: counts[spec.part],
       connection,
       stream: streams[spec.part],
       consumer: spec.name,
@@ -163,7 +169,7 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
   return Broker.of({
     maxPayload,
     isConnected: () => reconnects.connected && !connection.isClosed(),
-    state: brokerState(jsm, settings),
+    state: brokerState(jsm, settings, counts),
     appends: pull(intakeConsumer("logs", settings), appendsPull),
     queries: pull(intakeConsumer("query", settings), queriesPull),
     publish: (events) =>

@@ -2,7 +2,9 @@
 import { JetStreamApiError, type JetStreamManager } from "@nats-io/jetstream"
 import { Effect } from "effect"
 import { type BrokerState, type BrokerUnavailable, type ConsumerState } from "./Broker.ts"
+import type { IntakeCounts } from "./deliveries.ts"
 import { attempt, consumerName, type Topics } from "./provision.ts"
+import { parkedTopic } from "./setAside.ts"
 
 /** The server's codes for a stream and a consumer that it does not have. */
 const notFound = new Set([10059, 10014])
@@ -21,7 +23,7 @@ const ifThere = <A>(operation: string, find: () => Promise<A>): Effect.Effect<A 
 /** The stream that captures a subject, whatever it is called. */
 const findStream = (jsm: JetStreamManager, subject: string) => ifThere("find stream", () => jsm.streams.find(subject))
 
-const findConsumer = Effect.fnUntraced(function* (jsm: JetStreamManager, topic: string) {
+const findConsumer = Effect.fnUntraced(function* (jsm: JetStreamManager, topic: string, counts: IntakeCounts) {
   const stream = yield* findStream(jsm, topic)
   if (stream === undefined) return { missing: [`the stream for ${topic}`], state: undefined }
   const found = yield* ifThere("consumer info", () => jsm.consumers.info(stream, consumerName))
@@ -32,18 +34,23 @@ const findConsumer = Effect.fnUntraced(function* (jsm: JetStreamManager, topic: 
     ackFloor: found.ack_floor.stream_seq,
     delivered: found.delivered.consumer_seq,
     pulls: found.num_waiting,
+    ...counts,
   }
   return { missing: [], state }
 })
 
-export const brokerState = (jsm: JetStreamManager, topics: Topics): Effect.Effect<BrokerState, BrokerUnavailable> =>
+export const brokerState = (
+  jsm: JetStreamManager,
+  topics: Topics,
+  counts: { readonly logs: IntakeCounts; readonly query: IntakeCounts },
+): Effect.Effect<BrokerState, BrokerUnavailable> =>
   Effect.gen(function* () {
-    const [appends, queries, response, dead] = yield* Effect.all(
+    const subjects = [topics.responseTopic, `${topics.deadTopic}.>`, `${parkedTopic(topics.logsTopic)}.>`]
+    const [appends, queries, ...streams] = yield* Effect.all(
       [
-        findConsumer(jsm, topics.logsTopic),
-        findConsumer(jsm, topics.queryTopic),
-        findStream(jsm, topics.responseTopic),
-        findStream(jsm, `${topics.deadTopic}.>`),
+        findConsumer(jsm, topics.logsTopic, counts.logs),
+        findConsumer(jsm, topics.queryTopic, counts.query),
+        ...subjects.map((subject) => findStream(jsm, subject)),
       ],
       { concurrency: "unbounded" },
     )
@@ -53,8 +60,7 @@ export const brokerState = (jsm: JetStreamManager, topics: Topics): Effect.Effec
       missing: [
         ...appends.missing,
         ...queries.missing,
-        ...(response === undefined ? [`the stream for ${topics.responseTopic}`] : []),
-        ...(dead === undefined ? [`the stream for ${topics.deadTopic}.>`] : []),
+        ...subjects.filter((_, i) => streams[i] === undefined).map((subject) => `the stream for ${subject}`),
       ],
     }
   })

@@ -110,7 +110,14 @@ export class NatsDelivery implements Delivery {
   }
 }
 
+/** What the streams of one consumer in this process hold and have given. */
+export interface IntakeCounts {
+  buffered: number
+  taken: number
+}
+
 export interface Options {
+  readonly counts: IntakeCounts
   readonly connection: NatsConnection
   readonly stream: string
   readonly consumer: string
@@ -163,6 +170,8 @@ class Intake {
     this.#deliver = () => {
       const taken = this.#buffer
       if (!isNonEmpty(taken)) return
+      this.#options.counts.buffered -= taken.length
+      this.#options.counts.taken += taken.length
       this.#buffer = []
       this.#bufferBytes = 0
       this.#deliver = undefined
@@ -188,6 +197,7 @@ class Intake {
     // In this order: with the subscription still there, the broker would send us what we hand back.
     if (!this.#options.connection.isClosed()) await this.#subscription.drain().catch(() => undefined)
     for (const delivery of this.#buffer) delivery.retry(0)
+    this.#options.counts.buffered -= this.#buffer.length
     this.#buffer = []
   }
 
@@ -216,6 +226,7 @@ class Intake {
     const delivery = new NatsDelivery(message, this.#options.isSetAside)
     this.#failures = 0
     this.#buffer.push(delivery)
+    this.#options.counts.buffered++
     this.#bufferBytes += message.data.byteLength
     if (this.#open > 0) this.#open--
     this.#schedule()

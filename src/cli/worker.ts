@@ -2,7 +2,9 @@
 import { Console, Effect, Layer, Schema } from "effect"
 import { Command } from "effect/cli"
 import { ConfigInvalid, settings as readSettings, type Settings } from "../Config.ts"
+import { Health } from "../observe/Health.ts"
 import * as HttpServer from "../observe/HttpServer.ts"
+import { processMetrics } from "../observe/processMetrics.ts"
 import { runWorker } from "../pipeline/Worker.ts"
 import { freePort } from "../embedded/freePort.ts"
 import { workerLayers, type Servers } from "./layers.ts"
@@ -29,10 +31,14 @@ export const serve = <E, R>(
     if (port !== settings.metricsPort) {
       yield* Effect.logWarning(`METRICS_PORT: ${settings.metricsPort} is taken, using ${port}`)
     }
-    yield* Effect.gen(function* () {
-      yield* ready(port)
-      yield* runWorker({ responseTopic: settings.topics.response, debug: settings.debug })
-    }).pipe(Effect.provide(HttpServer.layer(port).pipe(Layer.provideMerge(workerLayers(settings, servers)))))
+    const worker = Effect.andThen(
+      ready(port),
+      runWorker({ responseTopic: settings.topics.response, debug: settings.debug }),
+    )
+    // From before anything is connected until everything is closed: a worker that waits for a server says so.
+    yield* Health.use((health) => Effect.provide(health.observing(worker), workerLayers(settings, servers))).pipe(
+      Effect.provide(Layer.merge(HttpServer.layer(port), processMetrics).pipe(Layer.provideMerge(Health.layer))),
+    )
   }).pipe(
     // Workers that start at the same moment find the same port free; who comes second looks again.
     Effect.retry({ while: (error) => error instanceof HttpServer.PortTaken, times: 100 }),

@@ -1,11 +1,10 @@
-/** `/metrics` in Prometheus' text form, `/livez`, and `/readyz` with the state of every shard. */
+/** For operators: `/metrics` in Prometheus' text form, `/livez`, and `/readyz` with the state of broker and shards. */
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import { Effect, Layer, Schema } from "effect"
 import { HttpRouter, HttpServerResponse } from "effect/http"
 import { PrometheusMetrics } from "effect/observability"
 import { createServer } from "node:http"
-import { Broker } from "../broker/Broker.ts"
-import { ShardPool } from "../shard/ShardPool.ts"
+import { Health } from "./Health.ts"
 
 export class PortTaken extends Schema.TaggedError<PortTaken>()("PortTaken", {
   port: Schema.Number,
@@ -18,22 +17,22 @@ export class PortTaken extends Schema.TaggedError<PortTaken>()("PortTaken", {
 
 const routes = HttpRouter.use(
   Effect.fnUntraced(function* (router) {
-    const pool = yield* ShardPool
-    const broker = yield* Broker
-    yield* router.add("GET", "/livez", HttpServerResponse.text("ok\n"))
+    const health = yield* Health
+    yield* router.add(
+      "GET",
+      "/livez",
+      Effect.map(health.stuck, (findings) =>
+        findings.length === 0
+          ? HttpServerResponse.text("ok\n")
+          : HttpServerResponse.text(`${findings.join("\n")}\n`, { status: 503 }),
+      ),
+    )
     yield* router.add(
       "GET",
       "/readyz",
-      Effect.gen(function* () {
-        const shards = yield* pool.health
-        const connected = broker.isConnected()
-        // A worker with one shard down still serves the others, so it is ready while any shard answers.
-        const ready = connected && shards.some((shard) => shard.ok)
-        return HttpServerResponse.jsonUnsafe(
-          { ready, broker: { ok: connected }, shards },
-          { status: ready ? 200 : 503 },
-        )
-      }),
+      Effect.map(health.readiness, (readiness) =>
+        HttpServerResponse.jsonUnsafe(readiness, { status: readiness.ready ? 200 : 503 }),
+      ),
     )
   }),
 )

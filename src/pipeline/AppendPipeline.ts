@@ -8,6 +8,7 @@ import { Effect, Fiber, Queue, Result, Stream } from "effect"
 import { Broker, type Delivery } from "../broker/Broker.ts"
 import { decodeAppend, messageIdProblem, type AppendRequest, type Limits, type Refusal } from "../domain/Protocol.ts"
 import { Metrics } from "../observe/Metrics.ts"
+import { watched } from "../observe/Parts.ts"
 import { HashRing } from "../placement/HashRing.ts"
 import { Flow } from "./Flow.ts"
 import * as Lane from "./Lane.ts"
@@ -39,6 +40,8 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
     const refused = yield* Queue.bounded<readonly [Delivery, Refusal]>(limits.refusalsWaiting)
     /** What is to be refused and is not settled. */
     const refusing = new Set<Delivery>()
+    let settled = 0
+    yield* watched({ name: "refusals", subject: "append", held: () => refusing.size, moves: () => settled })
 
     /** Brings what did not fit into full lanes to its place; hands it back if that is interrupted. */
     const admit = (source: Lane.Source, full: ReadonlyArray<readonly [Lane.Lane, Offered]>) => {
@@ -103,7 +106,10 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
             ([delivery, refusal]) =>
               Effect.andThen(
                 refuse("append", delivery, refusal),
-                Effect.sync(() => refusing.delete(delivery)),
+                Effect.sync(() => {
+                  refusing.delete(delivery)
+                  settled++
+                }),
               ),
             { concurrency: limits.refusalsAtOnce, unordered: true },
           ),

@@ -17,6 +17,7 @@ import type { Placed } from "../domain/LogEntry.ts"
 import { encodeAppended } from "../domain/Protocol.ts"
 import { retryReason } from "../observe/definitions.ts"
 import { Metrics } from "../observe/Metrics.ts"
+import { watched } from "../observe/Parts.ts"
 import { ShardPool } from "../shard/ShardPool.ts"
 import type { Flow } from "./Flow.ts"
 import * as limits from "./limits.ts"
@@ -69,6 +70,7 @@ export const make = Effect.fnUntraced(function* (
     setAside: new Waiting(limits.batchEntriesMax, limits.laneCharactersMax),
   }
   let closing = false
+  let moves = 0
   /** Batches that were taken out of `waiting` and whose deliveries are not settled. */
   const underWay = new Set<ReadonlyArray<Work>>()
   const arrived = Latch.makeUnsafe(false)
@@ -86,6 +88,7 @@ export const make = Effect.fnUntraced(function* (
       waiting.intake.works.length + waiting.setAside.works.length,
     )
   yield* metrics.gauge("lane_entries", { shard }, held)
+  yield* watched({ name: `lane of ${shard}`, subject: "append", held, moves: () => moves })
   yield* metrics.gauge("lane_up", { shard }, () => (Latch.isOpen(down) ? 0 : 1))
 
   const isEmpty = () => waiting.intake.isEmpty && waiting.setAside.isEmpty
@@ -155,6 +158,7 @@ export const make = Effect.fnUntraced(function* (
   }
 
   const settled = (batch: ReadonlyArray<Work>) => {
+    moves++
     underWay.delete(batch)
     if (underWay.size === 0 && isEmpty()) idle.openUnsafe()
   }
@@ -177,6 +181,7 @@ export const make = Effect.fnUntraced(function* (
   /** Commits a batch, trying for ever if need be; a rejected one is halved until the culprit stands alone. */
   const store = (works: ReadonlyArray<Work>): Effect.Effect<ReadonlyArray<Committed>, never, Broker | Metrics> =>
     append(works).pipe(
+      Effect.ensuring(Effect.sync(() => moves++)),
       Effect.tapErrorTag("ShardUnavailable", (error) =>
         Effect.gen(function* () {
           yield* metrics.count("retries_total", { part: "append", reason: retryReason(error.reason) })

@@ -16,6 +16,7 @@ import type { LogEntry } from "../domain/LogEntry.ts"
 import { decodeRead, type ReadRequest } from "../domain/Protocol.ts"
 import { retryReason } from "../observe/definitions.ts"
 import { Metrics } from "../observe/Metrics.ts"
+import { watched } from "../observe/Parts.ts"
 import { HashRing } from "../placement/HashRing.ts"
 import { ShardPool, type ShardUnavailable } from "../shard/ShardPool.ts"
 import * as limits from "./limits.ts"
@@ -36,8 +37,17 @@ const makePageIds = (delivery: Delivery) => {
   }
 }
 
+/** What the reads of one shard may use of a worker. */
+interface Share {
+  readonly permits: Semaphore.Semaphore
+  /** Reads that run or wait. */
+  waiting: number
+  /** Counts what they get done. */
+  moves: number
+}
+
 /** Fetches and sends all pages of one read; fails only when the shard does. */
-const sendPages = Effect.fnUntraced(function* (delivery: Delivery, request: ReadRequest, index: number) {
+const sendPages = Effect.fnUntraced(function* (delivery: Delivery, request: ReadRequest, index: number, share: Share) {
   const broker = yield* Broker
   const pool = yield* ShardPool
   const metrics = yield* Metrics
@@ -65,6 +75,7 @@ const sendPages = Effect.fnUntraced(function* (delivery: Delivery, request: Read
     if (payloads.length === 0) return
     const events = payloads.map((payload): OutgoingEvent => ({ payload, messageId: pageId(payload), replyTo }))
     yield* publishForever(events)
+    share.moves++
     yield* metrics.count("pages_sent_total", { shard }, events.length)
   })
 
@@ -104,7 +115,19 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
     const ring = yield* HashRing
     const metrics = yield* Metrics
     // A share of its own for each shard: reads that hang on one can't use up the slots of the others.
-    const shares = ring.shards.map(() => ({ permits: Semaphore.makeUnsafe(limits.readsPerShard), waiting: 0 }))
+    const shares = ring.shards.map((): Share => ({
+      permits: Semaphore.makeUnsafe(limits.readsPerShard),
+      waiting: 0,
+      moves: 0,
+    }))
+    yield* Effect.forEach(shares, (share, index) =>
+      watched({
+        name: `reads of ${ring.shards[index]!.name}`,
+        subject: "query",
+        held: () => share.waiting,
+        moves: () => share.moves,
+      }),
+    )
 
     /** For a while a read is handed back; then it is parked, so that it does not count as under way in the intake. */
     const handBack = Effect.fnUntraced(function* (delivery: Delivery, shard: string, source: Source) {
@@ -135,10 +158,15 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
         yield* Effect.logWarning(`${error.message}; the read is handed back`)
         yield* handBack(delivery, shard, source)
       })
-      yield* sendPages(delivery, request, index).pipe(
+      yield* sendPages(delivery, request, index, share).pipe(
         Effect.catchTag("ShardUnavailable", unavailable),
         share.permits.withPermits(1),
-        Effect.ensuring(Effect.sync(() => share.waiting--)),
+        Effect.ensuring(
+          Effect.sync(() => {
+            share.waiting--
+            share.moves++
+          }),
+        ),
       )
     })
 
