@@ -1,11 +1,12 @@
 /** The broker on NATS JetStream. */
 import { jetstreamManager } from "@nats-io/jetstream"
 import { connect, type NatsConnection } from "@nats-io/transport-node"
-import { Effect, Layer, Random, Schedule, Stream } from "effect"
+import { Effect, Layer, Random, Schedule, Semaphore, Stream } from "effect"
 import { Broker, BrokerUnavailable, type Delivery, type OutgoingEvent } from "./Broker.ts"
 import { connectionOptions } from "./connectionOptions.ts"
 import { deadLetterMessages } from "./deadLetter.ts"
-import { deliveries, NatsDelivery, type Reconnects } from "./deliveries.ts"
+import { deliveries, type Reconnects } from "./deliveries.ts"
+import { NatsDelivery } from "./NatsDelivery.ts"
 import {
   attempt,
   type BrokerMisconfigured,
@@ -13,12 +14,13 @@ import {
   ensureConsumer,
   intakeConsumer,
   provision,
-  purgeDone,
   retryConsumer,
   parkedConsumer,
   type Topics,
 } from "./provision.ts"
 import { brokerState } from "./brokerState.ts"
+import { maintain } from "./maintain.ts"
+import { type FoundStream, StreamLives } from "./StreamLife.ts"
 import { parkedSubject, setAsideMessage } from "./setAside.ts"
 import { makePublisher, type Message, messageIdHeaders } from "./publish.ts"
 
@@ -31,6 +33,9 @@ export interface NatsSettings extends Topics {
 /** Messages asked for at a time: two lanes' worth of batches, and some large reads. */
 const appendsPull = 1_000
 const queriesPull = 64
+
+/** Between two attempts to make missing streams again after a publish that failed. */
+const repairPauseMillis = 1_000
 
 /** Waits until a server answers, saying so every few seconds. */
 const connected = Effect.fnUntraced(function* (settings: NatsSettings, reconnects: Reconnects) {
@@ -61,17 +66,17 @@ const connected = Effect.fnUntraced(function* (settings: NatsSettings, reconnect
     Stream.tap((status) =>
       Effect.sync(() => {
         if (status.type === "disconnect") reconnects.connected = false
-        if (status.type === "reconnect") reconnects.connected = true
+        if (status.type !== "reconnect") return
+        reconnects.connected = true
+        // At once, before anybody settles a delivery from before.
+        for (const listener of reconnects.listeners) listener()
       }),
     ),
     Stream.runForEach((status) =>
       status.type === "disconnect" || status.type === "ldm" || status.type === "error"
         ? Effect.logWarning(`broker: ${status.type}`)
         : status.type === "reconnect"
-          ? Effect.andThen(
-              Effect.sync(() => reconnects.listeners.forEach((listener) => listener())),
-              Effect.logInfo("broker: reconnected"),
-            )
+          ? Effect.logInfo("broker: reconnected")
           : Effect.void,
     ),
     Effect.ignore,
@@ -99,36 +104,43 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
   const backoff = Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("5 seconds")]).pipe(
     Schedule.jittered,
   )
-  const untilProvisioned = <A>(
-    self: Effect.Effect<A, BrokerUnavailable | BrokerMisconfigured>,
-  ): Effect.Effect<A, BrokerMisconfigured> =>
-    self.pipe(
-      Effect.tapErrorTag("BrokerUnavailable", (error) => Effect.logWarning(`${error.message}; trying again`)),
-      Effect.retry({ schedule: backoff, while: (error) => error._tag === "BrokerUnavailable" }),
-      // The schedule has no end, so only a misconfiguration comes through.
-      Effect.catchTag("BrokerUnavailable", () => Effect.never),
-    )
-  const streams = yield* untilProvisioned(provision(jsm, settings))
+  const warn = (error: BrokerUnavailable) => Effect.logWarning(`${error.message}; trying again`)
+  // At the start a misconfiguration stops the worker; later it waits until that is put right.
+  const found = yield* provision(jsm, settings).pipe(
+    Effect.tapErrorTag("BrokerUnavailable", warn),
+    Effect.retry({ schedule: backoff, while: (error) => error._tag === "BrokerUnavailable" }),
+  )
+  const streams = {
+    logs: new StreamLives(found.logs, () => reconnects.connected),
+    query: new StreamLives(found.query, () => reconnects.connected),
+    parked: new StreamLives(found.parked, () => reconnects.connected),
+  }
   const publishAll = yield* makePublisher(connection, reconnects)
   // A window of its own, so that a parked stream that confirms nothing does not hold up events.
   const parkAll = yield* makePublisher(connection, reconnects)
 
-  /** A pull consumer with everything that it needs, and the name of its stream. */
-  const ensured = (spec: ConsumerSpec): Effect.Effect<string, BrokerMisconfigured> =>
+  /** Makes sure of a pull consumer with everything that it needs; gives its stream. Tries until it has succeeded. */
+  const ensured = (spec: ConsumerSpec): Effect.Effect<FoundStream> =>
     provision(jsm, settings).pipe(
-      Effect.map((found) => found[spec.part]),
-      Effect.tap((stream) => ensureConsumer(jsm, stream, spec)),
-      untilProvisioned,
+      Effect.map((all) => all[spec.part]),
+      Effect.tap(({ name }) => ensureConsumer(jsm, name, spec)),
+      Effect.tapErrorTag("BrokerUnavailable", warn),
+      Effect.tapErrorTag("BrokerMisconfigured", (error) =>
+        Effect.logError(`${error.message}; nothing is taken from ${spec.filter} until that is put right`),
+      ),
+      Effect.retry(backoff),
+      // The schedule has no end, so an error can't come through.
+      Effect.catch(() => Effect.never),
     )
   /** After a consumer was lost: a pause, then everything that is missing is made again. */
-  const recover = Effect.fnUntraced(function* (spec: ConsumerSpec, reason: string, failures: number) {
-    yield* Effect.logWarning(
-      `broker: the consumer ${spec.name} on ${spec.filter} is lost (${reason}); making sure of it`,
-    )
-    yield* Effect.sleep(Math.min(200 * 2 ** failures, 5_000) * (0.8 + 0.4 * (yield* Random.next)))
-    return yield* ensured(spec).pipe(
-      Effect.catch((misconfigured) => Effect.as(Effect.logError(misconfigured.message), streams[spec.part])),
-    )
+  const recover = Effect.fnUntraced(function* (spec: ConsumerSpec, reason: string | undefined, failures: number) {
+    if (reason !== undefined) {
+      yield* Effect.logWarning(
+        `broker: the consumer ${spec.name} on ${spec.filter} is lost (${reason}); making sure of it`,
+      )
+      yield* Effect.sleep(Math.min(200 * 2 ** failures, 5_000) * (0.8 + 0.4 * (yield* Random.next)))
+    }
+    return yield* ensured(spec)
   })
   const counts = {
     logs: { buffered: 0, taken: 0 },
@@ -143,20 +155,35 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
       consumer: spec.name,
       isSetAside: spec.part === "parked",
       pull: messages,
-      recover: (reason: string, failures: number) => recover(spec, reason, failures),
+      recover: (reason: string | undefined, failures: number) => recover(spec, reason, failures),
     }
     return deliveries(options, reconnects)
   }
   /** The consumers of what was set aside are made by who first pulls. */
   const pullSetAside = (spec: ConsumerSpec, messages: number) =>
     Stream.unwrap(
-      ensured(spec).pipe(
-        Effect.catch((misconfigured) => Effect.logError(misconfigured.message)),
+      Effect.suspend(() => ensureConsumer(jsm, streams.parked.name, spec)).pipe(
+        // The pull finds out as well, and has the patience.
+        Effect.catch((error) => Effect.logDebug(error.message)),
         Effect.as(pull(spec, messages)),
       ),
     )
 
-  yield* purgeDone(jsm, streams).pipe(
+  /** What a stream refuses to store may be missing it; several that publish make it again once. */
+  const repairing = Semaphore.makeUnsafe(1)
+  let repairedAt = 0
+  const repair = Effect.suspend(() => {
+    if (!reconnects.connected || Date.now() - repairedAt < repairPauseMillis) return Effect.void
+    return provision(jsm, settings).pipe(
+      Effect.catchTag("BrokerUnavailable", (error) => Effect.logWarning(error.message)),
+      Effect.catchTag("BrokerMisconfigured", (error) => Effect.logError(error.message)),
+      Effect.ensuring(Effect.sync(() => (repairedAt = Date.now()))),
+    )
+  }).pipe(repairing.withPermits(1))
+
+  yield* Effect.suspend(() =>
+    maintain(jsm, { logs: streams.logs.name, query: streams.query.name, parked: streams.parked.name }),
+  ).pipe(
     Effect.catch((error) => Effect.logDebug(error.message)),
     Effect.repeat(Schedule.jittered(Schedule.spaced("10 seconds"))),
     Effect.forkScoped,
@@ -173,10 +200,14 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
     appends: pull(intakeConsumer("logs", settings), appendsPull),
     queries: pull(intakeConsumer("query", settings), queriesPull),
     publish: (events) =>
-      Effect.suspend(() => publishAll(events.map((event) => toMessage(settings.responseTopic, event)))),
+      Effect.suspend(() => publishAll(events.map((event) => toMessage(settings.responseTopic, event)))).pipe(
+        Effect.tapError(() => repair),
+      ),
     deadLetter: (delivery: Delivery, reason) =>
       delivery instanceof NatsDelivery
-        ? Effect.suspend(() => publishAll(deadLetterMessages(settings.deadTopic, delivery, reason, maxPayload())))
+        ? Effect.suspend(() => publishAll(deadLetterMessages(settings.deadTopic, delivery, reason, maxPayload()))).pipe(
+            Effect.tapError(() => repair),
+          )
         : foreign("dead letter"),
     park: (kind, shard, all) =>
       Effect.suspend(() => {
@@ -190,7 +221,7 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
           else messages.push(message)
         }
         return Effect.as(parkAll(messages), tooLarge)
-      }),
+      }).pipe(Effect.tapError(() => repair)),
     parked: (kind, shard) =>
       pullSetAside(parkedConsumer(kind, shard, settings), kind === "appends" ? appendsPull : queriesPull),
     retries: pullSetAside(retryConsumer(settings), appendsPull),

@@ -12,7 +12,7 @@
  * deadLetters.ts reads them back.
  */
 import type { DeadLetter } from "./Broker.ts"
-import type { NatsDelivery } from "./deliveries.ts"
+import type { NatsDelivery } from "./NatsDelivery.ts"
 import { encodeHeaders, type Headers } from "./headers.ts"
 import type { Message } from "./publish.ts"
 

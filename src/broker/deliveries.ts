@@ -8,14 +8,15 @@
  *
  * States. *pulling*: requests are open at the broker, which answers with messages, heartbeats, or the end of a request.
  * *full*: nobody takes, so no request is made. *lost*: no sign for `silenceMillis` although a request is open, or a refusal
- * (consumer deleted, no JetStream): whatever is missing is made again, and new requests replace the old. *closed*.
+ * (consumer deleted, no JetStream), or the connection was made again: whatever is missing is made again, it is made sure
+ * that the stream is still the same, and new requests replace the old. *closed*.
  */
 import { createInbox, type Msg, type NatsConnection, type Subscription } from "@nats-io/transport-node"
 import { Effect, Latch, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { Delivery } from "./Broker.ts"
-import { blockText, firstHeader, type Headers, headerText, headerValue, parseHeaders } from "./headers.ts"
-import { type Origin, readSetAside } from "./setAside.ts"
+import { NatsDelivery } from "./NatsDelivery.ts"
+import type { FoundStream, StreamLives } from "./StreamLife.ts"
 
 /** Bytes that one request may bring; it must take the largest message at least. */
 const requestBytes = 8 * 1024 * 1024
@@ -25,90 +26,10 @@ const expiresMillis = 30_000
 const heartbeatMillis = 5_000
 const silenceMillis = 3 * heartbeatMillis
 
-/**
- * Least delay of what is handed back, in milliseconds. Without one, nats-server 2.9.10 may take it for a request of ours
- * that is gone already, and then delivers the stream's last message twice and this one only after `ack_wait`.
- */
-const handBackMillis = 10
+/** How long a message may lie here, where all lanes are full, before the broker hears that it is held. */
+const bufferedMillis = 10_000
 
 const isNonEmpty = <A>(all: Array<A>): all is [A, ...Array<A>] => all.length > 0
-
-const ack = Buffer.from("+ACK")
-const working = Buffer.from("+WPI")
-
-/**
- * One message. Its stamp is in the reply subject, `$JS.ACK[.domain.account].stream.consumer.count.seq.n.nanos.pending`,
- * or, where it was set aside, in its headers.
- */
-export class NatsDelivery implements Delivery {
-  readonly seq: number
-  readonly timestamp: bigint
-  readonly deliveryCount: number
-  readonly #message: Msg
-  readonly #origin: Origin | undefined
-  #headers: string | undefined
-  #settled = false
-
-  constructor(message: Msg, isSetAside: boolean) {
-    const tokens = message.reply!.split(".")
-    const first = tokens.length === 9 ? 4 : 6
-    this.#message = message
-    this.deliveryCount = Number(tokens[first])
-    const found = isSetAside ? readSetAside(this.headers()) : undefined
-    this.#origin = found?.origin
-    if (found === undefined) {
-      this.seq = Number(tokens[first + 1])
-      this.timestamp = BigInt(tokens[first + 3]!)
-    } else {
-      this.seq = found.origin.seq
-      this.timestamp = found.origin.timestamp
-      this.#headers = blockText(found.headers)
-    }
-  }
-
-  get subject(): string {
-    return this.#origin?.subject ?? this.#message.subject
-  }
-
-  get outcomePrefix(): string {
-    return this.#origin?.outcomePrefix ?? ""
-  }
-
-  get payload(): Uint8Array {
-    return this.#message.data
-  }
-
-  header(name: string): string | undefined {
-    const value = firstHeader(this.#headerText(), name)
-    return value === undefined ? undefined : headerValue(value)
-  }
-
-  headers(): Headers {
-    return parseHeaders(this.#headerText())
-  }
-
-  #headerText(): string {
-    return (this.#headers ??= headerText(this.#message, this.#message.reply!.length))
-  }
-
-  ack(): void {
-    this.#settle(ack)
-  }
-
-  retry(delayMillis: number): void {
-    this.#settle(Buffer.from(`-NAK {"delay":${Math.max(delayMillis, handBackMillis) * 1_000_000}}`))
-  }
-
-  working(): void {
-    if (!this.#settled) this.#message.respond(working)
-  }
-
-  #settle(answer: Uint8Array): void {
-    if (this.#settled) return
-    this.#settled = true
-    this.#message.respond(answer)
-  }
-}
 
 /** What the streams of one consumer in this process hold and have given. */
 export interface IntakeCounts {
@@ -119,14 +40,18 @@ export interface IntakeCounts {
 export interface Options {
   readonly counts: IntakeCounts
   readonly connection: NatsConnection
-  readonly stream: string
+  /** Shared by all consumers of the stream. */
+  readonly stream: StreamLives
   readonly consumer: string
   /** Whether its messages carry the stamp of an earlier stream. */
   readonly isSetAside: boolean
   /** Messages that are asked for ahead. */
   readonly pull: number
-  /** Makes what is missing again after a pause, longer with each failure in a row; gives the stream's name. */
-  readonly recover: (reason: string, failures: number) => Effect.Effect<string>
+  /**
+   * Makes what is missing again after a pause, longer with each failure in a row; gives the stream. After a reconnect
+   * there is no reason to believe that something is missing, and no pause.
+   */
+  readonly recover: (reason: string | undefined, failures: number) => Effect.Effect<FoundStream>
 }
 
 class Intake {
@@ -134,7 +59,6 @@ class Intake {
   readonly #inbox = createInbox()
   readonly #subscription: Subscription
   readonly #watch: NodeJS.Timeout
-  #stream: string
   /**
    * Messages still to come for open requests. One sum, since the broker serves open requests in turn and a message does
    * not say which one it is for; the end of a request says how many of its messages won't come.
@@ -145,18 +69,19 @@ class Intake {
   #firstRequest = 1
   #buffer: Array<Delivery> = []
   #bufferBytes = 0
+  /** When the oldest one arrived, or when the broker last heard that all are held. */
+  #bufferedSince = 0
   #deliver: (() => void) | undefined
   #scheduled = false
   #lastSign = Date.now()
-  /** Why the consumer is lost, until it is recovered. */
-  #lost: string | undefined
+  /** The consumer is lost, until it is recovered; why, but for a reconnect. */
+  #lost: { readonly reason: string | undefined } | undefined
   readonly #isLost = Latch.makeUnsafe(false)
   #failures = 0
   #closed = false
 
   constructor(options: Options) {
     this.#options = options
-    this.#stream = options.stream
     this.#subscription = options.connection.subscribe(`${this.#inbox}.*`, {
       callback: (error, message) => {
         if (error === null) this.#receive(message)
@@ -185,8 +110,8 @@ class Intake {
   /** Makes a lost consumer again, whenever it is lost. */
   readonly keep: Effect.Effect<never> = Effect.suspend(() =>
     this.#isLost.await.pipe(
-      Effect.andThen(Effect.suspend(() => this.#options.recover(this.#lost ?? "", this.#failures))),
-      Effect.tap((stream) => Effect.sync(() => this.#recovered(stream))),
+      Effect.andThen(Effect.suspend(() => this.#options.recover(this.#lost?.reason, this.#failures))),
+      Effect.tap((found) => Effect.sync(() => this.#recovered(found))),
     ),
   ).pipe(Effect.forever)
 
@@ -203,7 +128,7 @@ class Intake {
 
   /** Asks for as many as there is room for, when half of what was asked for has come. */
   #request(): void {
-    const { connection, consumer, pull } = this.#options
+    const { connection, consumer, pull, stream } = this.#options
     if (this.#closed || this.#lost !== undefined || connection.isClosed()) return
     const expected = this.#buffer.length + this.#open
     if (expected > pull / 2 || this.#bufferBytes >= requestBytes) return
@@ -215,7 +140,7 @@ class Intake {
       expires: expiresMillis * 1_000_000,
       idle_heartbeat: heartbeatMillis * 1_000_000,
     }
-    connection.publish(`$JS.API.CONSUMER.MSG.NEXT.${this.#stream}.${consumer}`, JSON.stringify(body), {
+    connection.publish(`$JS.API.CONSUMER.MSG.NEXT.${stream.name}.${consumer}`, JSON.stringify(body), {
       reply: `${this.#inbox}.${(++this.#lastRequest).toString(36)}`,
     })
   }
@@ -223,8 +148,9 @@ class Intake {
   #receive(message: Msg): void {
     this.#lastSign = Date.now()
     if (message.subject.startsWith(this.#inbox)) return this.#status(message)
-    const delivery = new NatsDelivery(message, this.#options.isSetAside)
+    const delivery = new NatsDelivery(message, this.#options.stream, this.#options.isSetAside)
     this.#failures = 0
+    if (this.#buffer.length === 0) this.#bufferedSince = this.#lastSign
     this.#buffer.push(delivery)
     this.#options.counts.buffered++
     this.#bufferBytes += message.data.byteLength
@@ -262,26 +188,32 @@ class Intake {
   }
 
   #check(): void {
-    if (this.#open > 0 && Date.now() - this.#lastSign > silenceMillis) this.#lose("no sign of the consumer")
+    const now = Date.now()
+    if (this.#buffer.length > 0 && now - this.#bufferedSince > bufferedMillis) {
+      this.#bufferedSince = now
+      for (const delivery of this.#buffer) delivery.working()
+    }
+    if (this.#open > 0 && now - this.#lastSign > silenceMillis) this.#lose("no sign of the consumer")
     else this.#request()
   }
 
-  #lose(reason: string): void {
+  #lose(reason: string | undefined): void {
     if (this.#lost !== undefined || this.#closed) return
-    this.#lost = reason
+    this.#lost = { reason }
+    this.#options.stream.doubt()
     this.#isLost.openUnsafe()
   }
 
-  #recovered(stream: string): void {
-    this.#stream = stream
-    this.#failures++
-    this.#lost = undefined
-    this.#isLost.closeUnsafe()
-    this.reconnected()
+  /** After a reconnect the broker knows nothing of the requests that were open, and may be another one. */
+  reconnected(): void {
+    this.#lose(undefined)
   }
 
-  /** After a reconnect the broker knows nothing of the requests that were open. */
-  reconnected(): void {
+  #recovered(found: FoundStream): void {
+    this.#options.stream.confirm(found)
+    if (this.#lost?.reason !== undefined) this.#failures++
+    this.#lost = undefined
+    this.#isLost.closeUnsafe()
     this.#open = 0
     this.#firstRequest = this.#lastRequest + 1
     this.#lastSign = Date.now()

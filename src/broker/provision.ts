@@ -6,6 +6,7 @@
  */
 import {
   AckPolicy,
+  type ConsumerConfig,
   DeliverPolicy,
   DiscardPolicy,
   JetStreamApiError,
@@ -17,6 +18,7 @@ import {
 } from "@nats-io/jetstream"
 import { Effect, Result, Schema } from "effect"
 import { BrokerUnavailable, type ParkedKind } from "./Broker.ts"
+import type { FoundStream } from "./StreamLife.ts"
 import { parkedSubject, parkedTopic, retrySubject, shardToken } from "./setAside.ts"
 
 /** A stream that exists can't serve; only its owner can decide what to do. */
@@ -79,14 +81,11 @@ const ackPendingMax = 100_000
 /** Reads of a lost shard are handed back again and again while they are parked; so many are enough to see that it is back. */
 const parkedReadsPendingMax = 1_000
 
-/** Done messages kept below the ack floor: for a look back, and for a database that is restored a little older. */
-const purgeMargin = { logs: 10_000, query: 1_000, parked: 1_000 }
-
 /** What `provision` found or made. */
 export interface Provisioned {
-  readonly logs: string
-  readonly query: string
-  readonly parked: string
+  readonly logs: FoundStream
+  readonly query: FoundStream
+  readonly parked: FoundStream
 }
 
 const nanos = (millis: number) => millis * 1_000_000
@@ -146,12 +145,12 @@ const nameInUse = 10058
 const ensureStream = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
   config: Partial<StreamConfig> & { name: string; subjects: Array<string> },
-): Effect.fn.Return<string, BrokerUnavailable | BrokerMisconfigured> {
+): Effect.fn.Return<FoundStream, BrokerUnavailable | BrokerMisconfigured> {
   const subject = config.subjects[0]!
   let found = yield* findStream(jsm, subject)
   if (found === undefined) {
     const created = yield* Effect.result(attempt("create stream", () => jsm.streams.add(config)))
-    if (Result.isSuccess(created)) return config.name
+    if (Result.isSuccess(created)) return { name: config.name, created: created.success.created }
     // Another worker may have been faster.
     found = yield* findStream(jsm, subject)
     if (found === undefined) {
@@ -166,8 +165,31 @@ const ensureStream = Effect.fnUntraced(function* (
   const { name } = found.config
   const problem = streamProblem(found.config, subject)
   if (problem !== undefined) return yield* new BrokerMisconfigured({ stream: name, problem })
-  return name
+  return { name, created: found.created }
 })
+
+/** Delivered again after less than this, requests would be delivered again while they are worked on. */
+const ackWaitMinMillis = 20_000
+
+/** Why an existing consumer can't serve, if it can't: it would skip, drop or repeat requests. */
+export const consumerProblem = (config: ConsumerConfig, filter: string): string | undefined => {
+  const filters = config.filter_subjects ?? (config.filter_subject === undefined ? [] : [config.filter_subject])
+  const waits = [...(config.backoff ?? []), ...(config.ack_wait === undefined ? [] : [config.ack_wait])]
+  if (config.deliver_subject !== undefined) return "expected a pull consumer, got a push consumer"
+  if (config.ack_policy !== AckPolicy.Explicit) return `expected explicit acknowledgement, got ${config.ack_policy}`
+  if (config.deliver_policy !== DeliverPolicy.All) {
+    return `expected delivery of all messages, got ${config.deliver_policy}, which skips some`
+  }
+  if ((config.max_deliver ?? -1) > 0) return `expected deliveries without limit, got ${config.max_deliver} at most`
+  if (filters.length > 0 && (filters.length > 1 || filters[0] !== filter)) {
+    return `expected the filter ${filter}, got ${filters.join(", ")}`
+  }
+  if (waits.some((wait) => wait < nanos(ackWaitMinMillis))) {
+    return `expected an ack_wait of ${ackWaitMinMillis / 1_000} s or more, got ${Math.min(...waits) / 1e9} s`
+  }
+  if (config.headers_only === true) return "expected whole messages, got headers_only"
+  return undefined
+}
 
 /** Finds or creates a consumer. */
 export const ensureConsumer = Effect.fnUntraced(function* (
@@ -191,10 +213,8 @@ export const ensureConsumer = Effect.fnUntraced(function* (
   const { config } = yield* Effect.firstSuccessOf([exists, create, exists])
   const misconfigured = (problem: string) =>
     new BrokerMisconfigured({ stream, problem: `consumer ${name}: ${problem}` })
-  if (config.deliver_subject !== undefined) return yield* misconfigured("expected a pull consumer, got a push consumer")
-  if (config.ack_policy !== AckPolicy.Explicit) {
-    return yield* misconfigured(`expected explicit acknowledgement, got ${config.ack_policy}`)
-  }
+  const problem = consumerProblem(config, filter)
+  if (problem !== undefined) return yield* misconfigured(problem)
 })
 
 /** Finds or creates everything that a worker needs. */
@@ -232,28 +252,10 @@ export const provision = Effect.fnUntraced(function* (
     num_replicas: replicas,
     duplicate_window: nanos(120_000),
   })
-  yield* ensureConsumer(jsm, logs, intakeConsumer("logs", topics))
-  yield* ensureConsumer(jsm, query, intakeConsumer("query", topics))
+  yield* ensureConsumer(jsm, logs.name, intakeConsumer("logs", topics))
+  yield* ensureConsumer(jsm, query.name, intakeConsumer("query", topics))
   return { logs, query, parked }
 })
 
-/** Purges what every worker is done with, but for the margin. */
-export const purgeDone = Effect.fnUntraced(function* (jsm: JetStreamManager, streams: Provisioned) {
-  for (const part of ["logs", "query"] as const) {
-    const consumer = yield* attempt("consumer info", () => jsm.consumers.info(streams[part], consumerName))
-    const seq = consumer.ack_floor.stream_seq - purgeMargin[part]
-    const stream = yield* attempt("stream info", () => jsm.streams.info(streams[part]))
-    if (seq > stream.state.first_seq) yield* attempt("purge", () => jsm.streams.purge(streams[part], { seq }))
-  }
-  // Each consumer has a subject of its own; one that is not purged for long does not hold up the others.
-  const consumers = yield* attempt("consumers", () => jsm.consumers.list(streams.parked).next())
-  for (const { ack_floor, config, name } of consumers) {
-    const seq = ack_floor.stream_seq - purgeMargin.parked
-    const filter = config.filter_subject
-    if (seq <= 0 || filter === undefined || !isParkedConsumer(name)) continue
-    yield* attempt("purge", () => jsm.streams.purge(streams.parked, { seq, filter }))
-  }
-})
-
 /** Others may look at the stream with consumers of their own. */
-const isParkedConsumer = (name: string): boolean => /^(?:retry$|appends_|reads_)/.test(name)
+export const isParkedConsumer = (name: string): boolean => /^(?:retry$|appends_|reads_)/.test(name)

@@ -8,7 +8,7 @@ import {
   type ConsumerState,
   type Delivery,
 } from "../../src/broker/Broker.ts"
-import type { StoredMessage } from "../../src/broker/Memory.ts"
+import type { StoredMessage } from "../../src/broker/MemoryStream.ts"
 
 /** What the suite needs to see from outside of the broker. */
 export interface BrokerProbe {

@@ -1,0 +1,93 @@
+/** One delivery of a JetStream message: its stamp, its headers, and how it is settled. */
+import type { Msg } from "@nats-io/transport-node"
+import type { Delivery } from "./Broker.ts"
+import { blockText, firstHeader, type Headers, headerText, headerValue, parseHeaders } from "./headers.ts"
+import { type Origin, readSetAside } from "./setAside.ts"
+import type { Life, StreamLives } from "./StreamLife.ts"
+
+/**
+ * Least delay of what is handed back, in milliseconds. Without one, nats-server 2.9.10 may take it for a request of ours
+ * that is gone already, and then delivers the stream's last message twice and this one only after `ack_wait`.
+ */
+const handBackMillis = 10
+
+const ack = Buffer.from("+ACK")
+const working = Buffer.from("+WPI")
+
+/**
+ * One message. Its stamp is in the reply subject, `$JS.ACK[.domain.account].stream.consumer.count.seq.n.nanos.pending`,
+ * or, where it was set aside, in its headers.
+ */
+export class NatsDelivery implements Delivery {
+  readonly seq: number
+  readonly timestamp: bigint
+  readonly deliveryCount: number
+  readonly #message: Msg
+  readonly #streams: StreamLives
+  readonly #life: Life
+  readonly #origin: Origin | undefined
+  #headers: string | undefined
+  #settled = false
+
+  constructor(message: Msg, streams: StreamLives, isSetAside: boolean) {
+    const tokens = message.reply!.split(".")
+    const first = tokens.length === 9 ? 4 : 6
+    this.#message = message
+    this.#streams = streams
+    this.#life = streams.current
+    this.deliveryCount = Number(tokens[first])
+    const found = isSetAside ? readSetAside(this.headers()) : undefined
+    this.#origin = found?.origin
+    if (found === undefined) {
+      this.seq = Number(tokens[first + 1])
+      this.timestamp = BigInt(tokens[first + 3]!)
+    } else {
+      this.seq = found.origin.seq
+      this.timestamp = found.origin.timestamp
+      this.#headers = blockText(found.headers)
+    }
+  }
+
+  get subject(): string {
+    return this.#origin?.subject ?? this.#message.subject
+  }
+
+  get outcomePrefix(): string {
+    return this.#origin?.outcomePrefix ?? ""
+  }
+
+  get payload(): Uint8Array {
+    return this.#message.data
+  }
+
+  header(name: string): string | undefined {
+    const value = firstHeader(this.#headerText(), name)
+    return value === undefined ? undefined : headerValue(value)
+  }
+
+  headers(): Headers {
+    return parseHeaders(this.#headerText())
+  }
+
+  #headerText(): string {
+    return (this.#headers ??= headerText(this.#message, this.#message.reply!.length))
+  }
+
+  ack(): void {
+    this.#settle(ack)
+  }
+
+  retry(delayMillis: number): void {
+    this.#settle(Buffer.from(`-NAK {"delay":${Math.max(delayMillis, handBackMillis) * 1_000_000}}`))
+  }
+
+  working(): void {
+    if (!this.#settled) this.#streams.touch(this.#life, this.#message, working)
+  }
+
+  #settle(answer: Uint8Array): void {
+    if (this.#settled) return
+    this.#settled = true
+    this.#streams.settle(this.#life, this.#message, answer)
+  }
+}
