@@ -1,5 +1,5 @@
 /**
- * A second reading of the contract for append requests, slow and unlike the first: a strict recursive JSON parser that
+ * A second reading of the contract for requests, slow and unlike the first: a strict recursive JSON parser that
  * keeps the source of every number, and rules that look at one character after the other.
  */
 import type { Addressed, Limits } from "../../src/domain/Protocol.ts"
@@ -138,26 +138,108 @@ export const sizeOf = (log: string): number => {
   return size
 }
 
-export const decodeAppend = (payload: Uint8Array, limits: Limits): Verdict => {
+/** What both requests share: the members, and the verdict so far. */
+const decodeShared = (
+  payload: Uint8Array,
+  limits: Limits,
+): { readonly fields: Members | undefined; readonly verdict: Verdict } => {
   const nothing = { requestId: undefined, replyTo: undefined, id: undefined, log: undefined }
   let fields: Json
   try {
     fields = parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(payload))
   } catch {
-    return { ...nothing, code: "invalid_json" }
+    return { fields: undefined, verdict: { ...nothing, code: "invalid_json" } }
   }
-  if (!isMembers(fields)) return { ...nothing, code: "invalid_message" }
+  if (!isMembers(fields)) return { fields: undefined, verdict: { ...nothing, code: "invalid_message" } }
   const requestId = fields.get("request_id")
   const replyTo = fields.get("reply_to")
-  const log = fields.get("log")
   const goodRequestId =
     typeof requestId === "string" && requestId !== "" && requestId.length < 129 ? requestId : undefined
   const goodReplyTo = typeof replyTo === "string" && mayReplyTo(replyTo, limits.responseTopic) ? replyTo : undefined
   const id = idOf(fields.get("id"))
   const known = { requestId: goodRequestId, replyTo: goodReplyTo, id, log: undefined }
-  if (requestId !== undefined && goodRequestId === undefined) return { ...known, code: "invalid_message" }
-  if (replyTo !== undefined && goodReplyTo === undefined) return { ...known, code: "invalid_reply_to" }
-  if (id === undefined || typeof log !== "string") return { ...known, code: "invalid_message" }
-  if (sizeOf(log) > limits.maxPayload - 2_048) return { ...known, code: "log_too_large" }
-  return { ...known, log, code: undefined }
+  const code =
+    requestId !== undefined && goodRequestId === undefined
+      ? "invalid_message"
+      : replyTo !== undefined && goodReplyTo === undefined
+        ? "invalid_reply_to"
+        : id === undefined
+          ? "invalid_message"
+          : undefined
+  return { fields, verdict: { ...known, code } }
+}
+
+export const decodeAppend = (payload: Uint8Array, limits: Limits): Verdict => {
+  const { fields, verdict } = decodeShared(payload, limits)
+  if (fields === undefined || verdict.code !== undefined) return verdict
+  const log = fields.get("log")
+  if (typeof log !== "string") return { ...verdict, code: "invalid_message" }
+  return sizeOf(log) > limits.maxPayload - 2_048 ? { ...verdict, code: "log_too_large" } : { ...verdict, log }
+}
+
+/** A number that is a whole one from `least` to 2^53 - 1, however it is written. */
+const countOf = (value: Json | undefined, least: number): number | undefined => {
+  const number = isDigits(value) ? Number(value.digits) : Number.NaN
+  return number >= least && number < 2 ** 53 && number % 1 === 0 ? number : undefined
+}
+
+export interface ReadVerdict extends Verdict {
+  readonly limit?: number
+  readonly order?: "asc" | "desc" | "position"
+  readonly from?: number
+  readonly to?: number
+  /** Whether it goes on behind some entry. */
+  readonly continues?: boolean
+}
+
+/** The order of a cursor of this object: `a` or `d`, object, time, number, or `p`, object, position; all in base 36. */
+const cursorOrder = (text: string, id: bigint): "asc" | "desc" | "position" | undefined => {
+  const [kind = "", object, ...numbers] = text.split(".")
+  const values = numbers.map((digits) => {
+    const known =
+      digits !== "" && Array.from(digits).every((char) => "0123456789abcdefghijklmnopqrstuvwxyz".includes(char))
+    return known
+      ? Array.from(digits).reduce((sum, char) => sum * 36n + BigInt(Number.parseInt(char, 36)), 0n)
+      : undefined
+  })
+  const [first, second] = values
+  const safe = 2n ** 53n - 1n
+  if (object !== id.toString(36) || first === undefined || numbers[0]!.length > 13) return undefined
+  if (kind === "p") return values.length === 1 && first <= safe ? "position" : undefined
+  if (values.length !== 2 || second === undefined || second > safe || numbers[1]!.length > 11) return undefined
+  return first >= 2n ** 63n ? undefined : kind === "a" ? "asc" : kind === "d" ? "desc" : undefined
+}
+
+export const decodeRead = (payload: Uint8Array, limits: Limits): ReadVerdict => {
+  const { fields, verdict } = decodeShared(payload, limits)
+  if (fields === undefined || verdict.code !== undefined) return verdict
+  const invalid = { ...verdict, code: "invalid_message" }
+  const given = (name: string) => fields.get(name)
+  const [limit, from, to] = [countOf(given("limit"), 1), countOf(given("from"), 0), countOf(given("to"), 0)]
+  const position = countOf(given("after_position"), 0)
+  const order = given("order")
+  const after = given("after")
+  for (const [name, value] of [
+    ["limit", limit],
+    ["from", from],
+    ["to", to],
+    ["after_position", position],
+  ] as const) {
+    if (given(name) !== undefined && value === undefined) return invalid
+  }
+  if (order !== undefined && order !== "asc" && order !== "desc") return invalid
+  if (after !== undefined && typeof after !== "string") return invalid
+  if (position !== undefined && (order === "desc" || after !== undefined)) return invalid
+  const ofCursor = after === undefined ? undefined : cursorOrder(after, verdict.id!)
+  if (after !== undefined && ofCursor === undefined) return { ...verdict, code: "invalid_cursor" }
+  const contradicts = order !== undefined && ofCursor !== undefined && ofCursor !== order
+  if (contradicts && !(ofCursor === "position" && order === "asc")) return { ...verdict, code: "invalid_cursor" }
+  return {
+    ...verdict,
+    order: ofCursor ?? (position !== undefined ? "position" : (order ?? "asc")),
+    continues: position !== undefined || after !== undefined,
+    ...(limit === undefined ? {} : { limit }),
+    ...(from === undefined ? {} : { from }),
+    ...(to === undefined ? {} : { to }),
+  }
 }

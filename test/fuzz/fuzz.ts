@@ -1,0 +1,212 @@
+/**
+ * The fuzzer: real workers, a real nats-server and real shards get messages of all kinds, and every one that the broker has
+ * stored is accounted for. A valid append is an entry, to the character and in order; a valid read has its pages; anything
+ * else has exactly one error event and one dead letter that gives the request back byte for byte.
+ */
+import { PgClient } from "@effect/sql-pg"
+import { DeliverPolicy, jetstream, jetstreamManager } from "@nats-io/jetstream"
+import { connect, type NatsConnection } from "@nats-io/transport-node"
+import { Arbitrary, Effect, Stream } from "effect"
+import { SqlClient } from "effect/sql"
+import { readFile } from "node:fs/promises"
+import { type Letter, openDeadLetters } from "../../src/broker/deadLetters.ts"
+import { fromStored } from "../../src/domain/LogEntry.ts"
+import { NatsServer } from "../../src/embedded/NatsServer.ts"
+import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
+import { startWorkerProcess } from "../service/service.ts"
+import { type Body, checkAll, type Row } from "./check.ts"
+import { digest, expect, type Expected } from "./expect.ts"
+import { messages } from "./messages.ts"
+import { RawNats } from "./RawNats.ts"
+
+export interface Options {
+  readonly messages: number
+  readonly seed: number
+  readonly workers: number
+}
+
+export interface Report {
+  /** How often each outcome came, by kind of payload and by kind of headers. */
+  readonly byPayload: ReadonlyMap<string, ReadonlyMap<string, number>>
+  readonly byHeaders: ReadonlyMap<string, ReadonlyMap<string, number>>
+  /** What is not as it must be. */
+  readonly problems: ReadonlyArray<string>
+  readonly seconds: number
+  /** Highest resident memory of a worker, in MiB. */
+  readonly workerMemory: number
+}
+
+/** Sent and not confirmed yet, at most. */
+const windowMessages = 2_000
+const windowBytes = 32 * 1024 * 1024
+
+/** Messages drawn at a time. */
+const batch = 1_000
+
+/** The broker's consumers make no progress for so long: a stall. */
+const stallMillis = 90_000
+
+/** A message that the broker took, under its subject and sequence number, or why it was not taken. */
+export interface Sent {
+  readonly expected: Expected
+  readonly seq: number | undefined
+  readonly reason: string
+}
+
+const sendAll = Effect.fnUntraced(function* (raw: RawNats, options: Options) {
+  const run = `f${options.seed}`
+  const limits = { maxPayload: raw.maxPayload, responseTopic: "response" }
+  const arbitrary = messages(raw.maxPayload, run)
+  const sent: Array<Sent> = []
+  let bytes = 0
+  const open = new Set<Promise<void>>()
+  for (let start = 0; start < options.messages; start += batch) {
+    const count = Math.min(batch, options.messages - start)
+    const drawn = yield* Arbitrary.sampleEffect(arbitrary, { seed: `${options.seed}-${start}`, count }).pipe(
+      Effect.orDie,
+    )
+    yield* Effect.promise(async () => {
+      for (const [at, make] of drawn.entries()) {
+        const message = make(start + at)
+        const size = message.payload.byteLength + (message.block?.byteLength ?? 0)
+        const expected = expect(message, limits)
+        while (open.size >= windowMessages || bytes > windowBytes) await Promise.race(open)
+        bytes += size
+        const confirmed: Promise<void> = raw.publish(message.subject, message.block, message.payload).then((answer) => {
+          sent.push(
+            answer.stored
+              ? { expected, seq: answer.seq, reason: "" }
+              : { expected, seq: undefined, reason: answer.reason },
+          )
+          bytes -= size
+          open.delete(confirmed)
+        })
+        open.add(confirmed)
+      }
+    })
+  }
+  yield* Effect.promise(() => Promise.all(open))
+  return sent
+})
+
+/** Waits until the workers are done with both streams, and fails where they stand still. */
+const drained = Effect.fnUntraced(function* (connection: NatsConnection) {
+  const jsm = yield* Effect.promise(() => jetstreamManager(connection))
+  for (const stream of ["objectlog_logs", "objectlog_query"]) {
+    let [last, since] = ["", Date.now()]
+    for (;;) {
+      const info = yield* Effect.promise(() => jsm.consumers.info(stream, "objectlog"))
+      if (info.num_pending === 0 && info.num_ack_pending === 0) break
+      const now = `${info.num_pending} ${info.num_ack_pending} ${info.ack_floor.stream_seq}`
+      if (now !== last) [last, since] = [now, Date.now()]
+      if (Date.now() - since > stallMillis) return yield* Effect.die(new Error(`${stream} stalls: ${now}`))
+      yield* Effect.sleep("50 millis")
+    }
+  }
+})
+
+/** All events of the response topic, under the id of their message. */
+const readEvents = (connection: NatsConnection) =>
+  Effect.promise(async () => {
+    const jsm = await jetstreamManager(connection)
+    const bodies = new Map<string, Array<Body>>()
+    const { state } = await jsm.streams.info("objectlog_response")
+    if (state.messages === 0) return bodies
+    if (state.first_seq !== 1) throw new Error("the response stream has dropped events: fewer messages, please")
+    const consumer = await jetstream(connection).consumers.get("objectlog_response", {
+      deliver_policy: DeliverPolicy.All,
+    })
+    const all = await consumer.consume()
+    for await (const message of all) {
+      if (message.subject === "response") {
+        const [subject, seq] = message.headers!.get("Nats-Msg-Id").split("-")
+        const text = message.string()
+        // Beyond 2^53 only the text has an id's digits.
+        const id = /^\{"type":"[a-z]+","status":"[a-z]+","id":(\d+)/.exec(text)?.[1]
+        const name = `${subject} ${seq}`
+        const body = { ...(JSON.parse(text) as Body), idText: id }
+        bodies.set(name, [...(bodies.get(name) ?? []), body])
+      }
+      if (message.seq >= state.last_seq) break
+    }
+    all.stop()
+    return bodies
+  })
+
+const readLetters = Effect.fnUntraced(function* (connection: NatsConnection) {
+  const jsm = yield* Effect.promise(() => jetstreamManager(connection))
+  const letters = yield* openDeadLetters(connection, jsm, "dead")
+  return letters === undefined ? ([] as ReadonlyArray<Letter>) : yield* Stream.runCollect(letters.read())
+})
+
+/** All entries of all shards, by sequence number. */
+const readRows = Effect.gen(function* () {
+  const { shards } = yield* PostgresServers
+  const rows = new Map<number, Row>()
+  for (const { database, host, password, port, user } of shards) {
+    const stored = yield* Effect.gen(function* () {
+      const sql = yield* SqlClient.SqlClient
+      return yield* sql<{
+        object_id: bigint
+        timestamp: bigint
+        seq: bigint
+        position: bigint
+        log: string
+        escaped: boolean
+      }>`select object_id, timestamp, seq, position, log, escaped from log_entries`
+    }).pipe(Effect.provide(PgClient.layer({ host, port, username: user, password, database })))
+    for (const row of stored) {
+      const log = fromStored(row.log, row.escaped)
+      rows.set(Number(row.seq), {
+        id: BigInt.asUintN(64, row.object_id),
+        timestamp: row.timestamp,
+        position: Number(row.position),
+        log: digest(JSON.stringify(log)),
+      })
+    }
+  }
+  return rows
+})
+
+export const fuzz = Effect.fnUntraced(function* (options: Options) {
+  const nats = yield* NatsServer
+  const started = performance.now()
+  const workers = yield* Effect.all(
+    Array.from({ length: options.workers }, () => startWorkerProcess),
+    { concurrency: "unbounded" },
+  )
+  const raw = yield* Effect.acquireRelease(
+    Effect.promise(() => RawNats.connect(nats.port)),
+    (open) => Effect.promise(() => open.close()),
+  )
+  const connection = yield* Effect.acquireRelease(
+    Effect.promise(() => connect({ servers: nats.url })),
+    (open) => Effect.promise(() => open.close()),
+  )
+  const sent = yield* sendAll(raw, options)
+  yield* drained(connection)
+  const events = yield* readEvents(connection)
+  const letters = yield* readLetters(connection)
+  const rows = yield* readRows
+  const memory = yield* Effect.forEach(workers, ({ pid }) => residentPeak(pid))
+  const { byHeaders, byPayload, problems } = checkAll(sent, events, letters, rows)
+  // A worker that had ended would not end with 0 now.
+  const ends = yield* Effect.forEach(workers, ({ stop }) => stop("SIGTERM", 20_000), { concurrency: "unbounded" })
+  const crashed = ends.flatMap((end, at) =>
+    end === 0 ? [] : [`worker ${at} ended with ${end}: ${workers[at]!.output()}`],
+  )
+  const report: Report = {
+    byPayload,
+    byHeaders,
+    problems: [...crashed, ...problems],
+    seconds: (performance.now() - started) / 1_000,
+    workerMemory: Math.max(...memory),
+  }
+  return report
+}, Effect.scoped)
+
+const residentPeak = (pid: number) =>
+  Effect.promise(async () => {
+    const status = await readFile(`/proc/${pid}/status`, "utf8").catch(() => "")
+    return Math.round(Number(/VmHWM:\s+(\d+)/.exec(status)?.[1] ?? 0) / 1_024)
+  })
