@@ -1,164 +1,14 @@
-/**
- * Dead letters read back, for an operator: what deadLetter.ts wrote, with the request as it was sent.
- *
- * A letter goes by the sequence number of its first message in the dead-letter stream. One that was kept in parts is put
- * together again. What somebody else published on a dead-letter subject is shown as such, so that it can be dropped.
- */
+/** The dead-letter stream for an operator: letters are read, tried again, and deleted. */
 import { AckPolicy, DeliverPolicy, type JetStreamManager } from "@nats-io/jetstream"
 import { createInbox, type Msg, type NatsConnection } from "@nats-io/transport-node"
-import { Effect, Option, Schema, Stream } from "effect"
-import type { Stamp } from "../domain/LogEntry.ts"
+import { Effect, Option, Schema, type Scope, Stream } from "effect"
+import { createHash } from "node:crypto"
 import { BrokerUnavailable } from "./Broker.ts"
-import { fromKept, letterHeader, letterId } from "./deadLetter.ts"
-import { type Headers, headerText, parseHeaders } from "./headers.ts"
+import { blockText, encodeHeaders, headerText } from "./headers.ts"
+import { type Letter, LetterAssembly, type StoredMessage } from "./Letter.ts"
 import { attempt } from "./provision.ts"
-
-/** The code of a message that is no dead letter of ours. */
-export const foreignCode = "foreign"
-
-export interface Letter {
-  /** Of its first message in the dead-letter stream. */
-  readonly seq: number
-  /** Of all its messages; more than one where it was kept in parts. */
-  readonly seqs: ReadonlyArray<number>
-  /** When it was stored there, in nanoseconds. */
-  readonly refusedAt: bigint
-  readonly code: string
-  readonly reason: string
-  /** Where the request was published. */
-  readonly subject: string
-  /** The request's own stamp; `undefined` for what is no dead letter of ours. */
-  readonly stamp: Stamp | undefined
-  /** The request's, with their original names; a character for each byte. */
-  readonly headers: Headers
-  readonly payload: Uint8Array
-  /** Parts that the stream does not hold. Then payload and headers are unknown. */
-  readonly missingParts: number
-}
-
-/** A message of the dead-letter stream. */
-export interface StoredMessage {
-  readonly seq: number
-  readonly timestamp: bigint
-  readonly subject: string
-  /** The header block, a character for each byte. */
-  readonly headers: string
-  readonly payload: Uint8Array
-}
-
-// --- The pure parts
-
-/** One message, read; `part` where it is one of several. */
-interface Piece {
-  readonly letter: Letter
-  readonly part: { readonly number: number; readonly count: number; readonly headersSize: number } | undefined
-  /** The same for all parts of a letter. */
-  readonly identity: string
-}
-
-const reasonNames = [
-  letterHeader.code,
-  letterHeader.reason,
-  letterHeader.subject,
-  letterHeader.seq,
-  letterHeader.timestamp,
-  letterHeader.id,
-]
-
-const digits = (text: string | undefined): number | undefined =>
-  text !== undefined && /^\d{1,15}$/.test(text) ? Number(text) : undefined
-
-const partPattern = /^([1-9]\d{0,5})\/([1-9]\d{0,5})$/
-
-const readPart = (headers: Headers): Piece["part"] => {
-  const [[partName, part] = [], [sizeName, size] = []] = headers
-  const match = partName === letterHeader.part ? partPattern.exec(part ?? "") : null
-  const headersSize = sizeName === letterHeader.headersSize ? digits(size) : undefined
-  if (match === null || headersSize === undefined) return undefined
-  return { number: Number(match[1]), count: Number(match[2]), headersSize }
-}
-
-/** Reads one message. Ours are told by their place: a sender's header of the same name comes behind. */
-const readPiece = (message: StoredMessage): Piece => {
-  const headers = parseHeaders(message.headers)
-  const [code, reason, subject, seqText, timestamp, id] = reasonNames.map((name, at) =>
-    headers[at]?.[0] === name ? headers[at][1] : undefined,
-  )
-  const seq = digits(seqText)
-  const stamp =
-    seq !== undefined && /^\d{1,19}$/.test(timestamp ?? "") ? { seq, timestamp: BigInt(timestamp!) } : undefined
-  const known = { seq: message.seq, seqs: [message.seq], refusedAt: message.timestamp, payload: message.payload }
-  const name = stamp === undefined ? "" : letterId(subject ?? "", stamp.seq, stamp.timestamp)
-  // Refused again after a retry: there is a prefix, so that it is another letter.
-  const identity = `${(id ?? "").slice(0, Math.max(0, (id ?? "").lastIndexOf(name)))}${name}`
-  const part = id === identity ? undefined : readPart(headers.slice(reasonNames.length))
-  const isOurs =
-    code !== undefined && reason !== undefined && subject !== undefined && stamp !== undefined && id !== undefined
-  if (!isOurs || (id !== identity && part === undefined)) {
-    const foreign = { code: foreignCode, reason: "not a dead letter of objectlog", subject: message.subject }
-    return {
-      letter: { ...known, ...foreign, stamp: undefined, headers, missingParts: 0 },
-      part: undefined,
-      identity: "",
-    }
-  }
-  const own = headers.slice(reasonNames.length).map(([name, value]) => [fromKept(name), value] as const)
-  const letter = { ...known, code, reason, subject, stamp, headers: part === undefined ? own : [], missingParts: 0 }
-  return { letter, part, identity }
-}
-
-const Block = Schema.fromJsonString(Schema.Array(Schema.Tuple([Schema.String, Schema.Array(Schema.String)])))
-const decodeBlock = Schema.decodeUnknownOption(Block)
-
-/** Headers and payload out of all parts; `undefined` where they are not ours after all. */
-const join = (payloads: ReadonlyArray<Uint8Array>, headersSize: number) => {
-  const whole = Buffer.concat(payloads)
-  const block = decodeBlock(whole.subarray(0, headersSize).toString())
-  if (Option.isNone(block)) return undefined
-  const headers = block.value.flatMap(([name, values]) => values.map((value) => [name, value] as const))
-  return { headers, payload: whole.subarray(headersSize) }
-}
-
-interface Open {
-  readonly letter: Letter
-  readonly seqs: Array<number>
-  readonly payloads: Map<number, Uint8Array>
-  readonly count: number
-}
-
-/** Puts letters together from the messages of the stream, in their order. */
-export class LetterAssembly {
-  readonly #open = new Map<string, Open>()
-
-  /** The letter that is complete with this message, if one is. */
-  accept(message: StoredMessage): Letter | undefined {
-    const { identity, letter, part } = readPiece(message)
-    if (part === undefined) return letter
-    const open: Open = this.#open.get(identity) ?? { letter, seqs: [], payloads: new Map(), count: part.count }
-    this.#open.set(identity, open)
-    // A part that was stored twice, after the broker's duplicate window: one letter has both.
-    open.seqs.push(message.seq)
-    open.payloads.set(part.number, message.payload)
-    if (open.payloads.size < open.count) return undefined
-    this.#open.delete(identity)
-    const payloads = Array.from({ length: open.count }, (_, index) => open.payloads.get(index + 1))
-    const whole = payloads.every((payload) => payload !== undefined) ? join(payloads, part.headersSize) : undefined
-    return whole === undefined ? this.#incomplete(open) : { ...open.letter, seqs: open.seqs, ...whole }
-  }
-
-  /** Letters of which a part is missing. */
-  rest(): ReadonlyArray<Letter> {
-    const rest = [...this.#open.values()].map((open) => this.#incomplete(open))
-    this.#open.clear()
-    return rest
-  }
-
-  #incomplete({ count, letter, payloads, seqs }: Open): Letter {
-    return { ...letter, seqs, payload: new Uint8Array(), missingParts: Math.max(1, count - payloads.size) }
-  }
-}
-
-// --- The stream
+import { makePublisher, type Message } from "./publish.ts"
+import { retryMessage } from "./setAside.ts"
 
 /** Messages and bytes of one request; it must take the largest message at least. */
 const batchMessages = 500
@@ -181,11 +31,30 @@ export interface Selection {
   readonly upTo?: number | undefined
 }
 
+/** A letter can't be tried again as it is. */
+export class NotRetried extends Schema.TaggedError<NotRetried>()("NotRetried", { reason: Schema.String }) {
+  override get message(): string {
+    return this.reason
+  }
+}
+
+/** The subjects of the contract. */
+export interface Subjects {
+  readonly logsTopic: string
+  readonly queryTopic: string
+  readonly deadTopic: string
+}
+
 export interface DeadLetters {
   /** Letters that are there now, oldest first. */
   readonly read: (selection?: Selection) => Stream.Stream<Letter, BrokerUnavailable>
   /** Those of these numbers that exist; a number may be that of any part. */
   readonly find: (seqs: ReadonlyArray<number>) => Effect.Effect<ReadonlyArray<Letter>, BrokerUnavailable>
+  /**
+   * Has the request processed again, with another payload where one is given, and deletes the letter once the broker has
+   * stored that. An append keeps its stamp, so a repetition makes no second entry.
+   */
+  readonly retry: (letter: Letter, payload?: Uint8Array) => Effect.Effect<void, BrokerUnavailable | NotRetried>
   /** Deletes a letter with all its parts; succeeds where it is gone already. */
   readonly remove: (letter: Letter) => Effect.Effect<void, BrokerUnavailable>
 }
@@ -278,12 +147,48 @@ const fetch = (
     })
   })
 
+/** The message that has a letter's request processed again. */
+const retried = (
+  letter: Letter,
+  payload: Uint8Array,
+  { logsTopic, queryTopic }: Subjects,
+  maxPayload: number,
+): Message | NotRetried => {
+  const { code, headers, missingParts, refusedAt, seq, stamp, subject } = letter
+  if (stamp === undefined) return new NotRetried({ reason: `is ${code}: objectlog did not write it` })
+  if (missingParts > 0 && payload === letter.payload) {
+    return new NotRetried({ reason: `${missingParts} of its parts are missing` })
+  }
+  // The same for each repetition with this payload: then the broker sees that it has the message already.
+  const hash = payload === letter.payload ? "" : `-${createHash("sha256").update(payload).digest("hex").slice(0, 16)}`
+  const outcome = `${seq}-${refusedAt}${hash}`
+  const tooLarge = new NotRetried({
+    reason: `the request and the headers of a retry exceed the ${maxPayload} bytes that the server takes`,
+  })
+  if (subject === logsTopic) {
+    return (
+      retryMessage(logsTopic, { subject, ...stamp, payload, headers: () => headers }, outcome, maxPayload) ?? tooLarge
+    )
+  }
+  if (subject !== queryTopic) {
+    return new NotRetried({
+      reason: `its subject ${subject} is neither that of appends (${logsTopic}) nor that of reads (${queryTopic})`,
+    })
+  }
+  // A read is asked anew. What the broker was told then does not hold any more.
+  const own = headers.filter(([name]) => !/^nats-/i.test(name))
+  const all = [["Nats-Msg-Id", outcome] as const, ...own]
+  if (payload.byteLength + blockText(all).length > maxPayload) return tooLarge
+  return { subject, payload, headers: encodeHeaders(all), copy: undefined }
+}
+
 /** The dead letters of a server; `undefined` where no stream keeps any. */
 export const openDeadLetters = Effect.fnUntraced(function* (
   connection: NatsConnection,
   jsm: JetStreamManager,
-  deadTopic: string,
-): Effect.fn.Return<DeadLetters | undefined, BrokerUnavailable> {
+  subjects: Subjects,
+): Effect.fn.Return<DeadLetters | undefined, BrokerUnavailable, Scope.Scope> {
+  const { deadTopic } = subjects
   const info = yield* attempt("find stream", async () => {
     for await (const found of jsm.streams.list(`${deadTopic}.>`)) return found
     return undefined
@@ -342,5 +247,14 @@ export const openDeadLetters = Effect.fnUntraced(function* (
       { discard: true },
     )
 
-  return { read, find, remove }
+  const publish = yield* makePublisher(connection, { listeners: new Set(), connected: true })
+  const retry = Effect.fnUntraced(function* (letter: Letter, payload: Uint8Array = letter.payload) {
+    const maxPayload = connection.info?.max_payload ?? Number.MAX_SAFE_INTEGER
+    const message = retried(letter, payload, subjects, maxPayload)
+    if (message instanceof NotRetried) return yield* message
+    yield* publish([message])
+    yield* remove(letter)
+  })
+
+  return { read, find, retry, remove }
 })

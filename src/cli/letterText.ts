@@ -1,7 +1,7 @@
 /** Dead letters as an operator sees them: rows of a table, lines of JSON, and one letter in full. */
 import { Result } from "effect"
 import { isUtf8 } from "node:buffer"
-import type { Letter } from "../broker/deadLetters.ts"
+import type { Letter } from "../broker/Letter.ts"
 import { headerValue } from "../broker/headers.ts"
 import { toMillis } from "../domain/LogEntry.ts"
 import type { ObjectId } from "../domain/ObjectId.ts"

@@ -1,10 +1,12 @@
 /** `objectlog dead` on a real server, with letters that a real worker wrote. */
 import { assert, describe, it, layer } from "@effect/vitest"
 import * as NodeServices from "@effect/platform-node/NodeServices"
+import { jetstreamManager } from "@nats-io/jetstream"
 import { ConfigProvider, Effect, Layer, Result, Sink, Stdio, Stream } from "effect"
 import { Command } from "effect/cli"
 import { TestConsole } from "effect/testing"
-import type { Letter } from "../../src/broker/deadLetters.ts"
+import { openDeadLetters } from "../../src/broker/deadLetters.ts"
+import type { Letter } from "../../src/broker/Letter.ts"
 import { deadCommand } from "../../src/cli/dead.ts"
 import { ageText, letterText, makeTable, parseSpan, payloadText } from "../../src/cli/letterText.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
@@ -76,11 +78,11 @@ const service = ForeignClient.layer.pipe(
 )
 
 /** Runs the command; what it wrote as bytes, what it said on the error channel, and how it failed. */
-const run = Effect.fnUntraced(function* (...args: ReadonlyArray<string>) {
+const runWith = Effect.fnUntraced(function* (input: string, ...args: ReadonlyArray<string>) {
   const { url } = yield* NatsServer
   const written: Array<Buffer> = []
   const stdio = Stdio.layerTest({
-    stdin: Stream.empty,
+    stdin: Stream.make(Buffer.from(input)),
     stdout: () =>
       Sink.forEach((text: string | Uint8Array) => Effect.sync(() => void written.push(Buffer.from(text as string)))),
   })
@@ -104,10 +106,14 @@ const run = Effect.fnUntraced(function* (...args: ReadonlyArray<string>) {
   )
 })
 
+const run = (...args: ReadonlyArray<string>) => runWith("", ...args)
+
 interface Line {
   readonly seq: number
   readonly code: string
   readonly id?: number
+  readonly request_seq?: number
+  readonly request_timestamp?: number
   readonly headers?: ReadonlyArray<readonly [string, string]>
 }
 
@@ -226,6 +232,105 @@ layer(service, { excludeTestServices: true, timeout: "60 seconds" })("objectlog 
         (yield* list()).map(({ seq }) => seq),
         [second!.seq],
       )
+      yield* run("drop", "--all", "--yes")
+    }),
+  )
+
+  it.effect("a corrected append goes to its original place; one that is refused again is a new letter", () =>
+    Effect.gen(function* () {
+      const client = yield* ForeignClient
+      yield* refused("logs", block("Nats-Msg-Id: m-77"), Buffer.from('{"id":77,"log":7,"request_id":"r"}'))
+      const later = yield* client.append('{"id":77,"log":"later"}')
+      const [letter] = yield* list()
+
+      assert.deepStrictEqual((yield* run("retry", String(letter!.seq))).logged, ["1 dead letter retried"])
+      assert.deepInclude((yield* client.next).body, { status: "error", request_id: "r" })
+      const [again, ...rest] = yield* list()
+      assert.lengthOf(rest, 0)
+      assert.isAbove(again!.seq, letter!.seq)
+      assert.deepStrictEqual(
+        { ...again!, seq: 0 },
+        { ...letter!, seq: 0, refused: (again as Line & { refused: number }).refused },
+      )
+
+      const fixed = '{"id":77,"log":"fixed","request_id":"r"}'
+      const done = yield* runWith(fixed, "retry", String(again!.seq), "--payload", "-")
+      assert.deepStrictEqual([done.logged, done.failure], [["1 dead letter retried"], undefined])
+      const event = yield* client.next
+      assert.deepInclude(event.body, {
+        status: "ok",
+        position: 2,
+        seq: letter!.request_seq!,
+        timestamp: letter!.request_timestamp!,
+        request_id: "r",
+      })
+      const [page] = yield* client.read('{"id":77}')
+      assert.deepStrictEqual(
+        page!.body.entries!.map(({ log, position }) => [position, log]),
+        [
+          [2, "fixed"],
+          [1, "later"],
+        ],
+      )
+      assert.isBelow(event.body.seq!, later.body.seq!)
+      // The message id came along.
+      yield* client.publish("logs", '{"id":77,"log":"once more"}', { "Nats-Msg-Id": "m-77" })
+      assert.deepInclude((yield* client.next).body, { duplicate: true, position: 2 })
+      assert.deepStrictEqual(yield* list(), [])
+      assert.strictEqual((yield* run("retry", String(again!.seq))).failure, "1 of 1 dead letter was not retried")
+    }),
+  )
+
+  it.effect("a retry that ended before the letter was deleted is repeated without harm", () =>
+    Effect.gen(function* () {
+      const client = yield* ForeignClient
+      yield* refused("logs", block(), Buffer.from('{"id":78,"log":8}'))
+      const jsm = yield* Effect.promise(() => jetstreamManager(client.connection))
+      const subjects = { logsTopic: "logs", queryTopic: "query", deadTopic: "dead" }
+      const letters = (yield* openDeadLetters(client.connection, jsm, subjects))!
+      const [letter] = yield* Stream.runCollect(letters.read())
+      // Two different messages for one append, as when the broker's window has passed in between.
+      for (const text of ['{"id":78,"log":"eight"}', '{"id":78,"log":"eight" }']) {
+        yield* letters.retry(letter!, Buffer.from(text))
+        yield* letters.retry(letter!, Buffer.from(text))
+        assert.deepInclude((yield* client.next).body, { status: "ok", position: 1, seq: letter!.stamp!.seq })
+      }
+      assert.lengthOf((yield* client.read('{"id":78}'))[0]!.body.entries!, 1)
+      assert.deepStrictEqual(yield* list(), [])
+    }).pipe(Effect.scoped),
+  )
+
+  it.effect("a read is asked anew; what can't be retried says why and stays", () =>
+    Effect.gen(function* () {
+      const client = yield* ForeignClient
+      yield* refused(
+        "query",
+        block("Nats-Expected-Stream: objectlog_query", "x: y"),
+        Buffer.from('{"id":79,"limit":0}'),
+      )
+      const [letter] = yield* list()
+      yield* runWith('{"id":79,"limit":1,"request_id":"q"}', "retry", String(letter!.seq), "--payload", "-")
+      assert.deepInclude((yield* client.next).body, { type: "query", status: "ok", last: true, request_id: "q" })
+      assert.deepStrictEqual(yield* list(), [])
+
+      const room = client.connection.info!.max_payload
+      yield* refused("logs", block(), Buffer.from(`{"id":79,"log":7,"x":"${"x".repeat(room - 100)}"}`))
+      yield* client.publish("dead.by.hand", "hello")
+      yield* client.publish("logs", '{"id":80}')
+      yield* client.next
+      const retried = yield* run("retry", "--all")
+      assert.deepStrictEqual(retried.logged, ["1 dead letter retried"])
+      assert.sameMembers(
+        retried.errors.map((line) => line.replace(/letter \d+/, "letter")),
+        [
+          `objectlog: dead letter: the request and the headers of a retry exceed the ${room} bytes that the server takes`,
+          "objectlog: dead letter: is foreign: objectlog did not write it",
+        ],
+      )
+      assert.strictEqual(retried.failure, "2 of 3 dead letters were not retried")
+      assert.strictEqual((yield* client.next).body.error!.code, "invalid_message")
+      assert.lengthOf(yield* list(), 3)
+      assert.include((yield* run("retry", "--all", "--payload", "x")).failure, "--payload")
       yield* run("drop", "--all", "--yes")
     }),
   )

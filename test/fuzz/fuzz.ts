@@ -9,7 +9,8 @@ import { connect, type NatsConnection } from "@nats-io/transport-node"
 import { Arbitrary, Effect, Stream } from "effect"
 import { SqlClient } from "effect/sql"
 import { readFile } from "node:fs/promises"
-import { type Letter, openDeadLetters } from "../../src/broker/deadLetters.ts"
+import { openDeadLetters } from "../../src/broker/deadLetters.ts"
+import type { Letter } from "../../src/broker/Letter.ts"
 import { fromStored } from "../../src/domain/LogEntry.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
@@ -135,7 +136,7 @@ const readEvents = (connection: NatsConnection) =>
 
 const readLetters = Effect.fnUntraced(function* (connection: NatsConnection) {
   const jsm = yield* Effect.promise(() => jetstreamManager(connection))
-  const letters = yield* openDeadLetters(connection, jsm, "dead")
+  const letters = yield* openDeadLetters(connection, jsm, { logsTopic: "logs", queryTopic: "query", deadTopic: "dead" })
   return letters === undefined ? ([] as ReadonlyArray<Letter>) : yield* Stream.runCollect(letters.read())
 })
 
