@@ -59,34 +59,42 @@ const sendAll = Effect.fnUntraced(function* (raw: RawNats, options: Options) {
   const limits = { maxPayload: raw.maxPayload, responseTopic: "response" }
   const arbitrary = messages(raw.maxPayload, run)
   const sent: Array<Sent> = []
-  let bytes = 0
-  const open = new Set<Promise<void>>()
+  let [open, openBytes] = [0, 0]
+  let wake = () => {}
+  const confirmedBelow = (count: number, bytes: number): Promise<void> | undefined =>
+    open <= count && openBytes <= bytes
+      ? undefined
+      : new Promise((resolve) => {
+          wake = () => {
+            if (open <= count && openBytes <= bytes) resolve()
+          }
+        })
   for (let start = 0; start < options.messages; start += batch) {
     const count = Math.min(batch, options.messages - start)
-    const drawn = yield* Arbitrary.sampleEffect(arbitrary, { seed: `${options.seed}-${start}`, count }).pipe(
-      Effect.orDie,
-    )
+    const seed = `${options.seed}-${start}`
+    const drawn = yield* Arbitrary.sampleEffect(arbitrary, { seed, count }).pipe(Effect.orDie)
     yield* Effect.promise(async () => {
       for (const [at, make] of drawn.entries()) {
         const message = make(start + at)
         const size = message.payload.byteLength + (message.block?.byteLength ?? 0)
         const expected = expect(message, limits)
-        while (open.size >= windowMessages || bytes > windowBytes) await Promise.race(open)
-        bytes += size
-        const confirmed: Promise<void> = raw.publish(message.subject, message.block, message.payload).then((answer) => {
+        await confirmedBelow(windowMessages, windowBytes)
+        open++
+        openBytes += size
+        void raw.publish(message.subject, message.block, message.payload).then((answer) => {
           sent.push(
             answer.stored
               ? { expected, seq: answer.seq, reason: "" }
               : { expected, seq: undefined, reason: answer.reason },
           )
-          bytes -= size
-          open.delete(confirmed)
+          open--
+          openBytes -= size
+          wake()
         })
-        open.add(confirmed)
       }
     })
   }
-  yield* Effect.promise(() => Promise.all(open))
+  yield* Effect.promise(async () => confirmedBelow(0, 0))
   return sent
 })
 
