@@ -45,7 +45,8 @@ export interface Settings {
   readonly shards: ReadonlyArray<ShardAddress> | undefined
   readonly autoMigrate: boolean
   readonly metricsPort: number
-  readonly debug: boolean
+  /** The least level that is logged. */
+  readonly logLevel: LogLevel
   readonly dataDir: string
 }
 
@@ -75,6 +76,11 @@ const integer = (minimum: number, maximum: number) => (value: string) => {
 const port = integer(1, 65_535)
 
 const boolean = (value: string) => (value === "true" ? true : value === "false" ? false : undefined)
+
+/** `off` logs nothing. */
+const logLevels = ["debug", "info", "warn", "error", "off"] as const
+
+export type LogLevel = (typeof logLevels)[number]
 
 const topicPattern = /^[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*$/
 const topic = (variable: string, fallback: string) =>
@@ -238,7 +244,9 @@ export const settings: Effect.Effect<Settings, ConfigInvalid, FileSystem.FileSys
     shards: yield* shards(defaults),
     autoMigrate: yield* parsed("POSTGRES_AUTOMIGRATE", true, "true or false", boolean),
     metricsPort: yield* parsed("METRICS_PORT", 2112, portNumbers, port),
-    debug: mode === "debug",
+    logLevel: yield* parsed("LOG_LEVEL", mode === "debug" ? "debug" : "info", logLevels.join(", "), (value) =>
+      logLevels.find((level) => level === value),
+    ),
     dataDir: (yield* given("DATA_DIR")) ?? ".objectlog",
   }
 })

@@ -2,7 +2,7 @@
 /**
  * The program `objectlog`: its commands and its exit codes.
  *
- * 0: done, or stopped by a signal. 1: failed. 2: wrong configuration or placement; nothing was touched.
+ * 0: done, or stopped by a signal. 128 + n: ended at once by a second signal n. 1: failed. 2: wrong configuration or placement; nothing was touched.
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeServices from "@effect/platform-node/NodeServices"
@@ -12,6 +12,7 @@ import { appendCommand } from "./cli/append.ts"
 import { deadCommand } from "./cli/dead.ts"
 import { loadCommand } from "./cli/load.ts"
 import { queryCommand } from "./cli/query.ts"
+import { endInTime } from "./cli/shutdown.ts"
 import { startCommand } from "./cli/start.ts"
 import { workerCommand } from "./cli/worker.ts"
 import { version } from "./version.ts"
@@ -41,6 +42,8 @@ const teardown: Runtime.Teardown = (exit, onExit) => {
   report(exit.cause)
   onExit(wrongConfiguration.has(tagOf(Cause.squash(exit.cause))) ? 2 : 1)
 }
+
+endInTime()
 
 Command.make("objectlog").pipe(
   Command.withDescription("an append-only log of text messages for every object"),

@@ -37,7 +37,7 @@ describe("defaults", () => {
         shards: undefined,
         autoMigrate: true,
         metricsPort: 2112,
-        debug: false,
+        logLevel: "info",
         dataDir: ".objectlog",
       }),
     )
@@ -94,7 +94,7 @@ it.effect("every variable is read", () =>
     assert.strictEqual(found.replicas, 3)
     assert.strictEqual(found.autoMigrate, false)
     assert.strictEqual(found.metricsPort, 65_535)
-    assert.strictEqual(found.debug, true)
+    assert.strictEqual(found.logLevel, "debug")
     assert.strictEqual(found.dataDir, "/data")
     assert.deepStrictEqual(
       found.shards?.map((shard) => [
@@ -119,6 +119,7 @@ const wrong: ReadonlyArray<readonly [variable: string, allowed: string, values: 
   ["NATS_STREAM_REPLICAS", "1, 3 or 5", ["0", "2", "4", "7", "x", "03"]],
   ["POSTGRES_AUTOMIGRATE", "true or false", ["yes", "1", "TRUE"]],
   ["MODE", "release or debug", ["trace", "Debug"]],
+  ["LOG_LEVEL", "debug, info, warn, error, off", ["INFO", "trace", "warning", "0"]],
   ...["NATS_LOGS_TOPIC", "NATS_QUERY_TOPIC", "NATS_RESPONSE_TOPIC", "NATS_DEAD_TOPIC"].map(
     (variable) =>
       [

@@ -1,11 +1,66 @@
-/** Logs go to stderr: readable lines on a terminal, JSON otherwise; debug level with MODE=debug. */
-import { Layer, Logger, References } from "effect"
-import type { Settings } from "../Config.ts"
+/**
+ * Logs go to stderr, one line each: readable on a terminal, a JSON object otherwise. Where there is a span, its ids are
+ * there, so that a line leads to its trace. What a message says is not logged at any level.
+ */
+import { Cause, Context, Layer, Logger, References, Tracer } from "effect"
+import type { LogLevel, Settings } from "../Config.ts"
 
-const toStderr = (logger: Logger.Logger<unknown, string>) => Logger.withConsoleError(logger)
+interface Line {
+  readonly timestamp: string
+  readonly level: string
+  readonly message: string
+  readonly trace_id?: string
+  readonly span_id?: string
+  readonly annotations?: Readonly<Record<string, unknown>>
+  /** What failed, with its stack. */
+  readonly cause?: string
+}
 
-export const loggerLayer = (settings: Pick<Settings, "debug">) =>
+/** JSON has no big numbers; their digits are what counts. */
+const exact = (_: string, value: unknown): unknown => (typeof value === "bigint" ? String(value) : value)
+
+const text = (value: unknown): string =>
+  typeof value === "string" || typeof value === "bigint"
+    ? String(value)
+    : value instanceof Error
+      ? value.message
+      : (JSON.stringify(value, exact) ?? String(value))
+
+/** What a line says, whatever it looks like. */
+const line = ({ cause, date, fiber, logLevel, message }: Logger.Options<unknown>): Line => {
+  const span = Context.getOrUndefined(fiber.context, Tracer.ParentSpan)
+  const annotations = fiber.getRef(References.CurrentLogAnnotations)
+  return {
+    timestamp: date.toISOString(),
+    level: logLevel.toLowerCase(),
+    message: (Array.isArray(message) ? message : [message]).map(text).join(" "),
+    ...(span === undefined ? {} : { trace_id: span.traceId, span_id: span.spanId }),
+    ...(Object.keys(annotations).length === 0 ? {} : { annotations }),
+    ...(cause.reasons.length === 0 ? {} : { cause: Cause.pretty(cause) }),
+  }
+}
+
+/** A JSON object on one line. */
+export const jsonLine: Logger.Logger<unknown, string> = Logger.make((options) => JSON.stringify(line(options), exact))
+
+/** For a person: time of day, level, message, and what else there is. */
+export const readableLine: Logger.Logger<unknown, string> = Logger.make((options) => {
+  const { annotations = {}, cause, level, message, span_id, timestamp, trace_id } = line(options)
+  const more = Object.entries({ ...annotations, ...(trace_id === undefined ? {} : { trace_id, span_id }) })
+  return [
+    `${timestamp.slice(11, 23)} ${level.padEnd(5)} ${message}`,
+    ...more.map(([name, value]) => `${name}=${text(value)}`),
+    ...(cause === undefined ? [] : [`\n${cause}`]),
+  ].join(" ")
+})
+
+const minimum = { debug: "Debug", info: "Info", warn: "Warn", error: "Error", off: "None" } as const satisfies Record<
+  LogLevel,
+  string
+>
+
+export const loggerLayer = ({ logLevel }: Pick<Settings, "logLevel">) =>
   Layer.merge(
-    Logger.layer([toStderr(process.stderr.isTTY ? Logger.formatLogFmt : Logger.formatJson)]),
-    Layer.succeed(References.MinimumLogLevel, settings.debug ? "Debug" : "Info"),
+    Logger.layer([Logger.withConsoleError(process.stderr.isTTY ? readableLine : jsonLine)]),
+    Layer.succeed(References.MinimumLogLevel, minimum[logLevel]),
   )

@@ -33,7 +33,7 @@ export const serve = <E, R>(
     }
     const worker = Effect.andThen(
       ready(port),
-      runWorker({ responseTopic: settings.topics.response, debug: settings.debug }),
+      runWorker({ responseTopic: settings.topics.response, debug: settings.logLevel === "debug" }),
     )
     // From before anything is connected until everything is closed: a worker that waits for a server says so.
     yield* Health.use((health) => Effect.provide(health.observing(worker), workerLayers(settings, servers))).pipe(
