@@ -140,6 +140,8 @@ export class ForeignClient extends Context.Service<
 /** An `objectlog worker` in a process of its own. */
 export interface WorkerProcess {
   readonly pid: number
+  /** Where `/metrics` and the others are. */
+  readonly url: string
   /** Sends a signal and waits for the end, for so long at most; the exit code, or the signal that ended it. */
   readonly stop: (signal: NodeJS.Signals, withinMillis: number) => Effect.Effect<number | NodeJS.Signals>
   /** What it has written so far, on both channels. */
@@ -148,67 +150,85 @@ export interface WorkerProcess {
 
 const program = fileURLToPath(new URL("../../src/main.ts", import.meta.url))
 
-/** Starts `objectlog worker`; it is ready when this returns, and gone when the scope is closed. */
-export const startWorkerProcess: Effect.Effect<WorkerProcess, never, Scope.Scope | NatsServer | PostgresServers> =
-  Effect.gen(function* () {
-    const nats = yield* NatsServer
-    const { shards } = yield* PostgresServers
-    let output = ""
-    const child = yield* Effect.acquireRelease(
-      Effect.sync(() =>
-        spawn(process.execPath, [program, "worker"], {
-          // Nothing of the test runner's environment, which sets MODE, for one.
-          env: {
-            PATH: process.env["PATH"],
-            HOME: process.env["HOME"],
-            NATS_URL: nats.url,
-            POSTGRES_IPS: shards
-              .map(
-                ({ name, host, port, user, password, database }) =>
-                  `${name}=postgres://${user}:${encodeURIComponent(Redacted.value(password))}@${host}:${port}/${database}`,
-              )
-              .join(","),
-          },
-          stdio: ["ignore", "pipe", "pipe"],
-        }),
-      ),
-      (process) =>
-        Effect.callback<void>((resume) => {
-          if (process.exitCode !== null || process.signalCode !== null) return resume(Effect.void)
-          process.once("exit", () => resume(Effect.void))
-          process.kill("SIGKILL")
-        }),
-    )
-    const ended = Effect.callback<number | NodeJS.Signals>((resume) => {
-      const end = () => resume(Effect.succeed(child.exitCode ?? child.signalCode!))
-      if (child.exitCode !== null || child.signalCode !== null) return end()
-      child.once("exit", end)
-      return Effect.sync(() => child.off("exit", end))
-    })
-    const ready = Effect.callback<void>((resume) => {
-      const listen = (chunk: Buffer) => {
-        output += chunk.toString()
-        if (output.includes("objectlog worker ready")) resume(Effect.void)
-      }
-      child.stdout.on("data", listen)
-      child.stderr.on("data", listen)
-    })
-    yield* ready.pipe(
+/** The environment of a worker on the servers of the test. */
+const workerEnvironment = Effect.gen(function* () {
+  const nats = yield* NatsServer
+  const { shards } = yield* PostgresServers
+  const addresses = shards.map(
+    ({ name, host, port, user, password, database }) =>
+      `${name}=postgres://${user}:${encodeURIComponent(Redacted.value(password))}@${host}:${port}/${database}`,
+  )
+  return { NATS_URL: nats.url, POSTGRES_IPS: addresses.join(",") }
+})
+
+/** Starts `objectlog worker`, which is gone when the scope is closed; does not wait until it is ready. */
+export const spawnWorker = Effect.fnUntraced(function* (
+  settings: Readonly<Record<string, string>>,
+): Effect.fn.Return<WorkerProcess & { readonly ready: Effect.Effect<void> }, never, Scope.Scope> {
+  let output = ""
+  const child = yield* Effect.acquireRelease(
+    Effect.sync(() =>
+      spawn(process.execPath, [program, "worker"], {
+        // Nothing of the test runner's environment, which sets MODE, for one.
+        env: { PATH: process.env["PATH"], HOME: process.env["HOME"], ...settings },
+        stdio: ["ignore", "pipe", "pipe"],
+      }),
+    ),
+    (process) =>
+      Effect.callback<void>((resume) => {
+        if (process.exitCode !== null || process.signalCode !== null) return resume(Effect.void)
+        process.once("exit", () => resume(Effect.void))
+        process.kill("SIGKILL")
+      }),
+  )
+  const ended = Effect.callback<number | NodeJS.Signals>((resume) => {
+    const end = () => resume(Effect.succeed(child.exitCode ?? child.signalCode!))
+    if (child.exitCode !== null || child.signalCode !== null) return end()
+    child.once("exit", end)
+    return Effect.sync(() => child.off("exit", end))
+  })
+  let isReady: () => void = () => undefined
+  const listen = (chunk: Buffer) => {
+    output += chunk.toString()
+    if (output.includes("objectlog worker ready")) isReady()
+  }
+  child.stdout.on("data", listen)
+  child.stderr.on("data", listen)
+  const ready = Effect.callback<void>((resume) => {
+    isReady = () => resume(Effect.void)
+    if (output.includes("objectlog worker ready")) isReady()
+  })
+  return {
+    pid: child.pid!,
+    get url() {
+      return `http://127.0.0.1:${/metrics on :(\d+)/.exec(output)![1]}`
+    },
+    ready: ready.pipe(
       Effect.raceFirst(
         Effect.flatMap(ended, (end) => Effect.die(new Error(`the worker ended with ${end}: ${output}`))),
       ),
       within("the worker is ready", 20_000, () => output),
-    )
-    return {
-      pid: child.pid!,
-      stop: (signal, withinMillis) =>
-        Effect.suspend(() => {
-          child.kill(signal)
-          return ended
-        }).pipe(within(`the worker ends after ${signal}`, withinMillis, () => output)),
-      output: () => output,
-    }
+    ),
+    stop: (signal, withinMillis) =>
+      Effect.suspend(() => {
+        child.kill(signal)
+        return ended
+      }).pipe(within(`the worker ends after ${signal}`, withinMillis, () => output)),
+    output: () => output,
+  }
+})
+
+/** Starts `objectlog worker` on the servers of the test; it is ready when this returns, and gone when the scope is closed. */
+export const startWorkerWith = (
+  settings: Readonly<Record<string, string>>,
+): Effect.Effect<WorkerProcess, never, Scope.Scope | NatsServer | PostgresServers> =>
+  Effect.gen(function* () {
+    const worker = yield* spawnWorker({ ...(yield* workerEnvironment), ...settings })
+    yield* worker.ready
+    return worker
   })
+
+export const startWorkerProcess = startWorkerWith({})
 
 /** Fails the test when it takes longer. */
 export const within =
