@@ -2,7 +2,7 @@
  * One run: real workers, a real broker and real shards under load and faults; then everything is healed and drained, and
  * all that was stored is checked against all that was sent.
  */
-import { jetstreamManager } from "@nats-io/jetstream"
+import { type JetStreamManager, jetstreamManager } from "@nats-io/jetstream"
 import { connect } from "@nats-io/transport-node"
 import { Effect, Schedule } from "effect"
 import { appendFileSync, copyFileSync, existsSync, mkdirSync, rmSync } from "node:fs"
@@ -95,7 +95,7 @@ const noteEvent = (ledger: Ledger, message: Message): void => {
 }
 
 /** Asks the broker for something until it answers. */
-const ask = <A>(urls: string, run: (manager: Awaited<ReturnType<typeof jetstreamManager>>) => Promise<A>) =>
+const ask = <A>(urls: string, run: (manager: JetStreamManager) => Promise<A>) =>
   Effect.tryPromise(async () => {
     const connection = await connect({ servers: urls.split(","), timeout: 2_000 })
     try {
@@ -105,12 +105,36 @@ const ask = <A>(urls: string, run: (manager: Awaited<ReturnType<typeof jetstream
     }
   }).pipe(Effect.retry({ schedule: Schedule.spaced("200 millis"), times: 100 }), Effect.orDie)
 
+/** The workers' consumers on the streams of requests; followers have some of their own, which are not durable. */
+const workersConsumers = async (manager: JetStreamManager) => {
+  const found = []
+  for (const stream of ["objectlog_logs", "objectlog_query", "objectlog_logs_parked"]) {
+    for await (const info of manager.consumers.list(stream)) {
+      if (info.config.durable_name !== undefined) found.push(info)
+    }
+  }
+  return found
+}
+
 const setAckWait = (urls: string, millis: number) =>
   ask(urls, async (manager) => {
-    for (const stream of ["objectlog_logs", "objectlog_query"]) {
-      await manager.consumers.update(stream, "objectlog", { ack_wait: millis * 1_000_000 })
+    for (const { name, stream_name } of await workersConsumers(manager)) {
+      await manager.consumers.update(stream_name, name, { ack_wait: millis * 1_000_000 })
     }
   })
+
+/** Requests at the broker that are not done, of each consumer that has any. */
+const openAtBroker = (urls: string) =>
+  ask(urls, workersConsumers).pipe(
+    Effect.map((found) =>
+      found
+        .filter((info) => info.num_pending > 0 || info.num_ack_pending > 0)
+        .map(
+          (info) =>
+            `${info.stream_name} ${info.name}: ${info.num_pending} to deliver, ${info.num_ack_pending} not acknowledged`,
+        ),
+    ),
+  )
 
 /** Ends every fault that may be left, and makes sure that all workers serve. */
 const heal = Effect.fnUntraced(function* (workers: ReadonlyArray<Worker>, violation: (problem: string) => void) {
@@ -133,28 +157,22 @@ const drain = (ledger: Ledger, urls: string, withinMillis: number, violation: (p
     yield* Effect.sync(() => ledger.waiting).pipe(
       Effect.repeat({ until: (waiting) => waiting === 0, schedule: Schedule.spaced("50 millis") }),
     )
-    yield* ask(urls, (manager) => manager.consumers.info("objectlog_logs", "objectlog")).pipe(
-      Effect.repeat({
-        until: (info) => info.num_pending === 0 && info.num_ack_pending === 0,
-        schedule: Schedule.spaced("200 millis"),
-      }),
+    yield* openAtBroker(urls).pipe(
+      Effect.repeat({ until: (open) => open.length === 0, schedule: Schedule.spaced("200 millis") }),
     )
   }).pipe(
     Effect.timeoutOrElse({
       duration: withinMillis,
       orElse: () =>
-        Effect.map(
-          ask(urls, (manager) => manager.consumers.info("objectlog_logs", "objectlog")),
-          (info) => {
-            const examples = ledger
-              .waitingExamples(5)
-              .map((append) => `${append.object.index}.${append.n} (broker: ${append.confirmedSeq})`)
-            violation(
-              `not drained within ${withinMillis / 1_000} s: ${ledger.waiting} confirmed appends without an event, such as ` +
-                `${examples.join(", ")}; at the broker ${info.num_pending} pending, ${info.num_ack_pending} not acknowledged`,
-            )
-          },
-        ),
+        Effect.map(openAtBroker(urls), (open) => {
+          const examples = ledger
+            .waitingExamples(5)
+            .map((append) => `${append.object.index}.${append.n} (broker: ${append.confirmedSeq})`)
+          violation(
+            `not drained within ${withinMillis / 1_000} s: ${ledger.waiting} confirmed appends without an event` +
+              `${examples.length === 0 ? "" : `, such as ${examples.join(", ")}`}; at the broker ${open.join("; ")}`,
+          )
+        }),
     }),
   )
 
@@ -179,7 +197,6 @@ export const chaosRun = Effect.fnUntraced(function* (options: RunOptions) {
   note(`seed ${seed}`)
 
   const workers = yield* startWorkers(options.workers, folder, violation)
-  yield* setAckWait(broker.urls, options.ackWaitMillis)
   const ledger = new Ledger(idsFor(options.objects), shards.shardOf, shards.shards.length)
   const dead: Array<DeadLetter> = []
   const intake = yield* follow(broker.urls, "objectlog_logs", (message) => noteStored(ledger, message))
@@ -202,6 +219,9 @@ export const chaosRun = Effect.fnUntraced(function* (options: RunOptions) {
   yield* Effect.sync(() => ledger.answered).pipe(
     Effect.repeat({ until: (answered) => answered >= 500, schedule: Schedule.spaced("50 millis") }),
   )
+
+  // Not before: consumers are made by workers that are at work.
+  yield* setAckWait(broker.urls, options.ackWaitMillis)
 
   const targets: Targets = { broker, shards, workers, ackWaitMillis: options.ackWaitMillis, violation }
   const storm = yield* makeStorm(monitor, note)

@@ -7,6 +7,7 @@ import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Console, Effect, Layer } from "effect"
 import { parseArgs } from "node:util"
 import { chaosRun } from "./chaosRun.ts"
+import { hotObject, isolationTable, stoppedShard } from "./isolation.ts"
 import { tableOf } from "./report.ts"
 import { rage } from "./Storm.ts"
 import { TestBroker } from "./TestBroker.ts"
@@ -17,29 +18,45 @@ const { values: options } = parseArgs({
     minutes: { type: "string", default: "2" },
     seed: { type: "string", default: String(Date.now() % 1_000_000) },
     cluster: { type: "boolean", default: false },
+    isolation: { type: "boolean", default: false },
     workers: { type: "string", default: "3" },
     objects: { type: "string", default: "200" },
-    rate: { type: "string", default: "1200" },
+    rate: { type: "string" },
     "ack-wait": { type: "string", default: "4" },
+    drain: { type: "string", default: "180" },
     folder: { type: "string" },
   },
 })
 const seed = Number(options.seed)
 const millis = Number(options.minutes) * 60_000
-const folder = options.folder ?? `.objectlog/chaos/seed-${seed}${options.cluster ? "-cluster" : ""}`
+const folder =
+  options.folder ??
+  `.objectlog/chaos/${options.isolation ? "isolation" : `seed-${seed}`}${options.cluster ? "-cluster" : ""}`
 // A tenth of the run each, and minutes in one that lasts ten or more.
 const longMillis = Math.min(millis / 10, 180_000)
 
-const program = Effect.gen(function* () {
+const show = (line: string) => console.log(line)
+
+const isolation = Effect.gen(function* () {
+  const settings = { seed, rate: Number(options.rate ?? 3_000), show }
+  const outage = yield* stoppedShard({ ...settings, millis, folder: `${folder}/stopped-shard` })
+  yield* Console.log(`\nOne of three shards stopped for ${options.minutes} minutes:\n\n${isolationTable(outage)}\n`)
+  const hotMillis = Math.min(60_000, millis / 5)
+  const hot = yield* hotObject({ ...settings, millis: hotMillis, folder: `${folder}/hot-object` })
+  yield* Console.log(`\nOne object with nine tenths of the load on 4 workers:\n\n${isolationTable(hot)}\n`)
+  if (![...outage, ...hot].every(({ holds }) => holds)) process.exitCode = 1
+})
+
+const chaos = Effect.gen(function* () {
   const report = yield* chaosRun({
     seed,
     workers: Number(options.workers),
     objects: Number(options.objects),
-    rate: Number(options.rate),
+    rate: Number(options.rate ?? 1_200),
     ackWaitMillis: Number(options["ack-wait"]) * 1_000,
     folder,
-    drainMillis: 180_000,
-    show: (line) => console.log(line),
+    drainMillis: Number(options.drain) * 1_000,
+    show,
     faults: (storm, monitor, make, kinds, random) =>
       rage(storm, monitor, random, {
         kinds,
@@ -61,4 +78,6 @@ const servers = Layer.mergeAll(
   TestShards.layer({ diskMegabytes: 768 }),
 )
 
-NodeRuntime.runMain(program.pipe(Effect.provide(Layer.mergeAll(servers, NodeServices.layer))))
+NodeRuntime.runMain(
+  (options.isolation ? isolation : chaos).pipe(Effect.provide(Layer.mergeAll(servers, NodeServices.layer))),
+)
