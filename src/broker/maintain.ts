@@ -38,15 +38,30 @@ export const maintain = Effect.fnUntraced(function* (
     const seq = consumer.ack_floor.stream_seq - purgeMargin[part]
     if (seq > stream.state.first_seq) yield* attempt("purge", () => jsm.streams.purge(name, { seq }))
   }
-  const name = streams.parked
-  const consumers = yield* attempt("consumers", () => jsm.consumers.list(name).next())
-  const stream = yield* attempt("stream info", () => jsm.streams.info(name))
-  // Each consumer has a subject of its own; one that is not pulled for long does not hold up the others.
+  yield* maintainParked(jsm, streams.parked)
+})
+
+/**
+ * The parked stream has a consumer for each subject. It is purged as a whole, below the first message that any of them has
+ * not done, and never by subject: a purge with a filter makes nats-server 2.9 drop everything from the consumer of that
+ * subject that is delivered and not acknowledged, as if it were done. So one shard that is lost holds up the purge of all.
+ */
+const maintainParked = Effect.fnUntraced(function* (jsm: JetStreamManager, name: string) {
+  const consumers = (yield* attempt("consumers", () => jsm.consumers.list(name).next())).filter((consumer) =>
+    isParkedConsumer(consumer.name),
+  )
+  const stream = yield* attempt("stream info", () => jsm.streams.info(name, { subjects_filter: ">" }))
+  const filters = new Set(consumers.map((consumer) => consumer.config.filter_subject))
+  // A consumer that is lost has yet to be made again; nobody knows what it has not done.
+  if (Object.keys(stream.state.subjects ?? {}).some((subject) => !filters.has(subject))) return
+  let done = stream.state.last_seq
   for (const consumer of consumers) {
-    const filter = consumer.config.filter_subject
-    if (filter === undefined || !isParkedConsumer(consumer.name)) continue
-    if (yield* resetIfAhead(jsm, stream, consumer)) continue
-    const seq = consumer.ack_floor.stream_seq - purgeMargin.parked
-    if (seq > stream.state.first_seq) yield* attempt("purge", () => jsm.streams.purge(name, { seq, filter }))
+    if (yield* resetIfAhead(jsm, stream, consumer)) return
+    // The client's type knows only requests for the last message of a subject, not for the next.
+    const query = { seq: consumer.ack_floor.stream_seq + 1, next_by_subj: consumer.config.filter_subject ?? ">" }
+    const open = yield* attempt("next message", () => jsm.streams.getMessage(name, query))
+    if (open !== null) done = Math.min(done, open.seq - 1)
   }
+  const seq = done - purgeMargin.parked
+  if (seq > stream.state.first_seq) yield* attempt("purge", () => jsm.streams.purge(name, { seq }))
 })

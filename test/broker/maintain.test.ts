@@ -1,0 +1,75 @@
+/** What the upkeep of the streams may not touch, on a real nats-server. */
+import { AckPolicy, jetstream, jetstreamManager } from "@nats-io/jetstream"
+import { connect } from "@nats-io/transport-node"
+import { assert, layer } from "@effect/vitest"
+import { Effect } from "effect"
+import { maintain } from "../../src/broker/maintain.ts"
+import { NatsServer } from "../../src/embedded/NatsServer.ts"
+import { TestNats } from "../embedded/testServers.ts"
+
+const streams = { logs: "objectlog_logs", query: "objectlog_query", parked: "objectlog_logs_parked" }
+const lost = "logs_parked.appends.a"
+const fine = "logs_parked.appends.b"
+
+layer(TestNats.layer, { excludeTestServices: true, timeout: "30 seconds" })("upkeep", (it) => {
+  it.effect(
+    "a parked append that is delivered and not acknowledged outlives purges, of its subject's neighbours too",
+    () =>
+      Effect.gen(function* () {
+        const { url } = yield* NatsServer
+        const connection = yield* Effect.acquireRelease(
+          Effect.promise(() => connect({ servers: url })),
+          (open) => Effect.promise(() => open.close()),
+        )
+        const jsm = yield* Effect.promise(() => jetstreamManager(connection))
+        const js = jetstream(connection)
+        const addConsumer = (stream: string, name: string, filter: string) =>
+          jsm.consumers.add(stream, {
+            durable_name: name,
+            filter_subject: filter,
+            ack_policy: AckPolicy.Explicit,
+            max_ack_pending: 10_000,
+          })
+        yield* Effect.promise(async () => {
+          await jsm.streams.add({ name: streams.logs, subjects: ["logs"] })
+          await jsm.streams.add({ name: streams.query, subjects: ["query"] })
+          await jsm.streams.add({ name: streams.parked, subjects: ["logs_parked.>"] })
+          await addConsumer(streams.logs, "objectlog", "logs")
+          await addConsumer(streams.query, "objectlog", "query")
+          await addConsumer(streams.parked, "appends_a", lost)
+          await addConsumer(streams.parked, "appends_b", fine)
+        })
+        /** Takes what a consumer has and acknowledges it, but for the message of this number. */
+        const work = async (consumer: string, count: number, except = 0) => {
+          const messages = await (await js.consumers.get(streams.parked, consumer)).fetch({ max_messages: count })
+          for await (const message of messages) if (message.seq !== except) await message.ackAck()
+        }
+        const kept = 2_501
+        yield* Effect.promise(async () => {
+          for (let i = 0; i < 4_000; i += 1_000) {
+            await Promise.all(Array.from({ length: 1_000 }, (_, j) => js.publish(j % 2 === 0 ? lost : fine, "x")))
+          }
+          await work("appends_a", 2_000, kept)
+          await work("appends_b", 2_000)
+        })
+        yield* maintain(jsm, streams)
+        yield* maintain(jsm, streams)
+        const after = yield* Effect.promise(async () => ({
+          pending: (await jsm.consumers.info(streams.parked, "appends_a")).num_ack_pending,
+          state: (await jsm.streams.info(streams.parked)).state,
+        }))
+        assert.strictEqual(after.pending, 1, "the open one is still known to its consumer")
+        assert.strictEqual(after.state.first_seq, kept - 1 - 1_000, "what all have done is purged, but for the margin")
+
+        // A subject whose consumer was lost: nothing is known of what it has not done.
+        yield* Effect.promise(async () => {
+          await jsm.consumers.delete(streams.parked, "appends_a")
+          await Promise.all(Array.from({ length: 2_000 }, () => js.publish(fine, "x")))
+          await work("appends_b", 2_000)
+        })
+        yield* maintain(jsm, streams)
+        const { state } = yield* Effect.promise(() => jsm.streams.info(streams.parked))
+        assert.strictEqual(state.first_seq, after.state.first_seq)
+      }),
+  )
+})
