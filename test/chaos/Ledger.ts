@@ -35,6 +35,8 @@ export interface Append {
   /** When its first event was seen. */
   answeredAt: number | undefined
   readonly copies: Array<Copy>
+  /** Its numbers in the stream of what was parked. */
+  readonly parked: Array<number>
   /** Each different event. */
   readonly answers: Array<Answer>
   errors: number

@@ -94,6 +94,7 @@ export const startPublisher = Effect.fnUntraced(function* (
         confirmedSeq: undefined,
         answeredAt: undefined,
         copies: [],
+        parked: [],
         answers: [],
         errors: 0,
       }

@@ -19,6 +19,9 @@ export interface Struck {
   recoveredAt: number | undefined
 }
 
+/** A fault that lasts longer is not waited for: others strike beside it. */
+const longMillis = 10_000
+
 /** The longest that a step waits for normal service before the next fault strikes all the same. */
 const restMillis = 6_000
 
@@ -76,7 +79,7 @@ export const rounds = function* (kinds: ReadonlyArray<Kind>, random: Randomness)
 export interface StormOptions {
   readonly kinds: ReadonlyArray<Kind>
   readonly millis: number
-  readonly make: (kind: Kind, random: Randomness) => Fault
+  readonly make: (kind: Kind) => Fault
   /** Planned apart, as it lasts: the long stop of a shard, at these moments from the start. */
   readonly longAt: ReadonlyArray<number>
 }
@@ -87,30 +90,35 @@ export const rage = Effect.fnUntraced(function* (
   monitor: Monitor,
   random: Randomness,
   options: StormOptions,
-) {
+): Effect.fn.Return<void, never, Scope.Scope> {
   const next = rounds(options.kinds, random)
+  const beside = yield* FiberSet.make<void, never>()
   const end = Date.now() + options.millis
   const steps = Effect.gen(function* () {
     while (Date.now() < end) {
       // All choices of a step before anything waits, so that their order is the seed's alone.
-      const faults = [options.make(next.next().value, random)]
+      const faults = [options.make(next.next().value)]
       const pair = random.chance(0.45)
       const apartMillis = random.between(0, 2_000)
       const rests = random.chance(0.7)
       const pauseMillis = random.between(100, 1_000)
-      if (pair) faults.push(options.make(next.next().value, random))
-      yield* Effect.forEach(faults, (fault, index) => Effect.delay(storm.strike(fault), index * apartMillis), {
+      if (pair) faults.push(options.make(next.next().value))
+      const lasting = faults.filter((fault) => fault.millis > longMillis)
+      const brief = faults.filter((fault) => fault.millis <= longMillis)
+      yield* Effect.forEach(lasting, (fault) => FiberSet.run(beside, storm.strike(fault)), { discard: true })
+      yield* Effect.forEach(brief, (fault, index) => Effect.delay(storm.strike(fault), index * apartMillis), {
         concurrency: "unbounded",
         discard: true,
       })
-      const shards = [...new Set(faults.flatMap((fault) => fault.shards))]
+      const shards = [...new Set(brief.flatMap((fault) => fault.shards))]
       if (rests) yield* Effect.timeoutOption(monitor.recovered(shards), restMillis)
       yield* Effect.sleep(pauseMillis)
     }
   })
   const longs = options.longAt.map((at) => {
-    const fault = options.make("shard stopped for long", random)
+    const fault = options.make("shard stopped for long")
     return Effect.delay(storm.strike(fault), at)
   })
   yield* Effect.all([steps, ...longs], { concurrency: "unbounded", discard: true })
-})
+  yield* FiberSet.awaitEmpty(beside)
+}, Effect.scoped)

@@ -5,7 +5,7 @@
 import { assert, layer } from "@effect/vitest"
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Effect, FileSystem, Layer } from "effect"
-import { chaosRun } from "./chaosRun.ts"
+import { chaosRun, type FaultTools } from "./chaosRun.ts"
 import type { Kind } from "./faults.ts"
 import { tableOf } from "./report.ts"
 import { TestBroker } from "./TestBroker.ts"
@@ -15,12 +15,29 @@ const servers = Layer.mergeAll(TestBroker.layerSingle, TestShards.layer({ diskMe
 
 /** One step after the other; those of one step at the same time. */
 const steps: ReadonlyArray<ReadonlyArray<Kind>> = [
-  ["worker killed"],
   ["shard stopped", "broker link cut"],
   ["broker killed"],
-  ["worker paused", "sessions terminated"],
   ["shard link client half-open", "workers rolled"],
+  ["shard link slowed", "sessions terminated"],
 ]
+
+const faults = ({ make, monitor, setAckWait, storm }: FaultTools) =>
+  Effect.gen(function* () {
+    // First those for which the broker must lose patience with a worker, within seconds; no worker starts meanwhile.
+    yield* storm.strike(make("worker paused"))
+    const kill = make("worker killed")
+    yield* kill.begin
+    yield* monitor.recovered(kill.shards)
+    yield* setAckWait(30_000)
+    yield* kill.end
+    for (const kinds of steps) {
+      yield* Effect.forEach(
+        kinds.map((kind) => make(kind)),
+        storm.strike,
+        { concurrency: "unbounded", discard: true },
+      )
+    }
+  })
 
 layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("chaos", (it) => {
   it.effect(
@@ -39,20 +56,10 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("chaos", (i
           folder,
           drainMillis: 60_000,
           show: (line) => lines.push(line),
-          faults: (storm, _monitor, make, _kinds, random) =>
-            Effect.forEach(
-              steps,
-              (kinds) =>
-                Effect.forEach(
-                  kinds.map((kind) => make(kind, random)),
-                  storm.strike,
-                  { concurrency: "unbounded", discard: true },
-                ),
-              { discard: true },
-            ),
+          faults,
         })
         assert.deepStrictEqual(report.findings.problems, [], [...lines, tableOf(report)].join("\n"))
-        assert.lengthOf(report.struck, steps.flat().length)
+        assert.lengthOf(report.struck, 1 + steps.flat().length)
         assert.isAbove(report.findings.entries, 1_000)
         assert.isAbove(report.deadLetters, 0)
         assert.isAbove(report.reads.answered, 0)

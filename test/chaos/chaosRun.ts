@@ -28,13 +28,24 @@ import { TestBroker } from "./TestBroker.ts"
 import { TestShards } from "./TestShards.ts"
 import { startWorkers, type Worker } from "./Workers.ts"
 
+/** What a run's faults are made with. */
+export interface FaultTools {
+  readonly storm: Storm
+  readonly monitor: Monitor
+  readonly random: Randomness
+  readonly kinds: ReadonlyArray<Kind>
+  readonly make: (kind: Kind, longMillis?: number) => Fault
+  /** Changes the broker's `ack_wait`. A worker refuses to start with less than 20 s. */
+  readonly setAckWait: (millis: number) => Effect.Effect<void>
+}
+
 export interface RunOptions {
   readonly seed: number
   readonly workers: number
   readonly objects: number
   /** Appends a second while the broker answers. */
   readonly rate: number
-  /** The broker's `ack_wait` during the run; a real service has 30 s. */
+  /** The broker's `ack_wait` when faults begin. A real service has 30 s. */
   readonly ackWaitMillis: number
   /** Where logs of faults and workers go. */
   readonly folder: string
@@ -42,13 +53,7 @@ export interface RunOptions {
   readonly drainMillis: number
   /** Shows what happens. */
   readonly show: (line: string) => void
-  readonly faults: (
-    storm: Storm,
-    monitor: Monitor,
-    make: (kind: Kind, random: Randomness, longMillis?: number) => Fault,
-    kinds: ReadonlyArray<Kind>,
-    random: Randomness,
-  ) => Effect.Effect<void>
+  readonly faults: (tools: FaultTools) => Effect.Effect<void>
 }
 
 export interface RunReport {
@@ -73,6 +78,11 @@ const noteStored = (ledger: Ledger, { nanos, seq, text }: Message): void => {
   const append = ledger.find(place)
   if (append === undefined) ledger.foreign++
   else append.copies.push({ seq, nanos })
+}
+
+/** Tells the ledger of a message of the stream of what was parked. */
+const noteParked = (ledger: Ledger, { seq, text }: Message): void => {
+  ledger.find(placeOf(/"request_id":"([^"]*)"\}$/.exec(text())?.[1] ?? ""))?.parked.push(seq)
 }
 
 /** Tells the ledger of a message of the response stream. */
@@ -198,6 +208,7 @@ export const chaosRun = Effect.fnUntraced(function* (options: RunOptions) {
 
   const workers = yield* startWorkers(options.workers, folder, violation)
   const ledger = new Ledger(idsFor(options.objects), shards.shardOf, shards.shards.length)
+  yield* follow(broker.urls, "objectlog_logs_parked", (message) => noteParked(ledger, message))
   const dead: Array<DeadLetter> = []
   const intake = yield* follow(broker.urls, "objectlog_logs", (message) => noteStored(ledger, message))
   const events = yield* follow(broker.urls, "objectlog_response", (message) => noteEvent(ledger, message))
@@ -225,8 +236,15 @@ export const chaosRun = Effect.fnUntraced(function* (options: RunOptions) {
 
   const targets: Targets = { broker, shards, workers, ackWaitMillis: options.ackWaitMillis, violation }
   const storm = yield* makeStorm(monitor, note)
-  const make = (kind: Kind, random: Randomness, longMillis = 0) => makeFault(kind, targets, random, longMillis)
-  yield* options.faults(storm, monitor, make, kindsFor(targets), new Randomness(seed))
+  const random = new Randomness(seed)
+  yield* options.faults({
+    storm,
+    monitor,
+    random,
+    kinds: kindsFor(targets),
+    make: (kind, longMillis = 0) => makeFault(kind, targets, random, longMillis),
+    setAckWait: (millis) => setAckWait(broker.urls, millis),
+  })
 
   note("healing")
   yield* heal(workers, violation)

@@ -208,7 +208,7 @@ const strikeWorker = (targets: Targets, kind: "worker killed" | "worker paused",
     locks: [worker.name],
     shards: allShards(targets),
     // A paused one for longer than the broker waits for it.
-    millis: killed ? random.between(0, 3_000) : Math.round(targets.ackWaitMillis * (1.2 + random.next())),
+    millis: killed ? random.between(0, 3_000) : Math.round(targets.ackWaitMillis * (1.1 + 0.5 * random.next())),
     begin: killed ? Effect.asVoid(worker.end("SIGKILL", 5_000)) : worker.signal("SIGSTOP"),
     end: killed ? worker.start : worker.signal("SIGCONT"),
   }

@@ -22,7 +22,7 @@ const { values: options } = parseArgs({
     workers: { type: "string", default: "3" },
     objects: { type: "string", default: "200" },
     rate: { type: "string" },
-    "ack-wait": { type: "string", default: "4" },
+    "ack-wait": { type: "string", default: "20" },
     drain: { type: "string", default: "180" },
     folder: { type: "string" },
   },
@@ -57,11 +57,11 @@ const chaos = Effect.gen(function* () {
     folder,
     drainMillis: Number(options.drain) * 1_000,
     show,
-    faults: (storm, monitor, make, kinds, random) =>
+    faults: ({ kinds, make, monitor, random, storm }) =>
       rage(storm, monitor, random, {
         kinds,
         millis,
-        make: (kind, choices) => make(kind, choices, longMillis),
+        make: (kind) => make(kind, longMillis),
         longAt: [millis * 0.2, millis * 0.6],
       }),
   })
