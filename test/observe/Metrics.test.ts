@@ -1,6 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Metric } from "effect"
 import { PrometheusMetrics } from "effect/observability"
+import { readFileSync } from "node:fs"
+import { counters, gauges, histograms } from "../../src/observe/definitions.ts"
 import { layerMemory, Metrics, MetricsLive } from "../../src/observe/Metrics.ts"
 import { boundedLabels, metricsContract } from "./metricsContract.ts"
 
@@ -49,4 +51,25 @@ describe("MetricsLive", () => {
       Effect.provideService(Metric.MetricRegistry, new Map()),
     ),
   )
+})
+
+it("docs/metrics.md has every metric with its type and its labels", () => {
+  const text = readFileSync(new URL("../../docs/metrics.md", import.meta.url), "utf8")
+  const documented = new Map(
+    Array.from(text.matchAll(/^\| `objectlog_(\w+)` +\| (\w+) +\| ([^|]*)\|/gm), ([, name, type, labels]) => [
+      name!,
+      { type, labels: Array.from(labels!.matchAll(/`(\w+)`/g), (match) => match[1]) },
+    ]),
+  )
+  for (const [type, definitions] of [
+    ["counter", counters],
+    ["gauge", gauges],
+    ["histogram", histograms],
+  ] as const) {
+    for (const [name, { labels }] of Object.entries(definitions)) {
+      assert.deepStrictEqual(documented.get(name), { type, labels: Object.keys(labels) }, name)
+      documented.delete(name)
+    }
+  }
+  assert.sameMembers([...documented.keys()], ["event_loop_delay_seconds", "build_info"])
 })
