@@ -12,6 +12,7 @@ import { appendCommand } from "./cli/append.ts"
 import { deadCommand } from "./cli/dead.ts"
 import { loadCommand } from "./cli/load.ts"
 import { queryCommand } from "./cli/query.ts"
+import { replayCommand } from "./cli/replay.ts"
 import { endInTime } from "./cli/shutdown.ts"
 import { startCommand } from "./cli/start.ts"
 import { workerCommand } from "./cli/worker.ts"
@@ -47,7 +48,15 @@ endInTime()
 
 Command.make("objectlog").pipe(
   Command.withDescription("an append-only log of text messages for every object"),
-  Command.withSubcommands([startCommand, workerCommand, appendCommand, queryCommand, deadCommand, loadCommand]),
+  Command.withSubcommands([
+    startCommand,
+    workerCommand,
+    appendCommand,
+    queryCommand,
+    deadCommand,
+    replayCommand,
+    loadCommand,
+  ]),
   Command.run({ version }),
   Effect.provide(NodeServices.layer),
   (program) => NodeRuntime.runMain(program, { disableErrorReporting: true, teardown }),

@@ -109,7 +109,10 @@ const intake = (
   duplicate_window: nanos(100),
 })
 
-const findStream = (jsm: JetStreamManager, subject: string): Effect.Effect<StreamInfo | undefined, BrokerUnavailable> =>
+export const findStream = (
+  jsm: JetStreamManager,
+  subject: string,
+): Effect.Effect<StreamInfo | undefined, BrokerUnavailable> =>
   attempt("find stream", async () => {
     for await (const info of jsm.streams.list(subject)) return info
     return undefined
@@ -168,13 +171,9 @@ const ensureStream = Effect.fnUntraced(function* (
   return { name, created: found.created }
 })
 
-/** Delivered again after less than this, requests would be delivered again while they are worked on. */
-const ackWaitMinMillis = 20_000
-
-/** Why an existing consumer can't serve, if it can't: it would skip, drop or repeat requests. */
+/** Why an existing consumer can't serve, if it can't: it would skip or drop requests. */
 export const consumerProblem = (config: ConsumerConfig, filter: string): string | undefined => {
   const filters = config.filter_subjects ?? (config.filter_subject === undefined ? [] : [config.filter_subject])
-  const waits = [...(config.backoff ?? []), ...(config.ack_wait === undefined ? [] : [config.ack_wait])]
   if (config.deliver_subject !== undefined) return "expected a pull consumer, got a push consumer"
   if (config.ack_policy !== AckPolicy.Explicit) return `expected explicit acknowledgement, got ${config.ack_policy}`
   if (config.deliver_policy !== DeliverPolicy.All) {
@@ -184,9 +183,6 @@ export const consumerProblem = (config: ConsumerConfig, filter: string): string 
   if (filters.length > 0 && (filters.length > 1 || filters[0] !== filter)) {
     return `expected the filter ${filter}, got ${filters.join(", ")}`
   }
-  if (waits.some((wait) => wait < nanos(ackWaitMinMillis))) {
-    return `expected an ack_wait of ${ackWaitMinMillis / 1_000} s or more, got ${Math.min(...waits) / 1e9} s`
-  }
   if (config.headers_only === true) return "expected whole messages, got headers_only"
   return undefined
 }
@@ -195,7 +191,7 @@ export const consumerProblem = (config: ConsumerConfig, filter: string): string 
 export const ensureConsumer = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
   stream: string,
-  { name, filter, ackPendingMax: ackPending }: ConsumerSpec,
+  { name, filter, ackPendingMax: ackPending }: Omit<ConsumerSpec, "part">,
 ): Effect.fn.Return<void, BrokerUnavailable | BrokerMisconfigured> {
   const exists = attempt("find consumer", () => jsm.consumers.info(stream, name))
   const create = attempt("create consumer", () =>
