@@ -175,8 +175,10 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
   const repair = Effect.suspend(() => {
     if (!reconnects.connected || Date.now() - repairedAt < repairPauseMillis) return Effect.void
     return provision(jsm, settings).pipe(
-      Effect.catchTag("BrokerUnavailable", (error) => Effect.logWarning(error.message)),
-      Effect.catchTag("BrokerMisconfigured", (error) => Effect.logError(error.message)),
+      Effect.catchTags({
+        BrokerUnavailable: (error) => Effect.logWarning(error.message),
+        BrokerMisconfigured: (error) => Effect.logError(error.message),
+      }),
       Effect.ensuring(Effect.sync(() => (repairedAt = Date.now()))),
     )
   }).pipe(repairing.withPermits(1))

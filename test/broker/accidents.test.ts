@@ -62,10 +62,9 @@ const withBroker = <A, E>(
       Effect.provide(
         Layer.unwrap(Effect.map(NatsServer, ({ url }) => NatsLive({ ...settings, servers: url }))).pipe(
           Layer.provideMerge(NatsServer.layer({ dataDir, port: basePort })),
-          Layer.provide(logger),
+          Layer.provideMerge(logger),
         ),
       ),
-      Effect.provide(logger),
     )
   }).pipe(Effect.scoped, Effect.provide(NodeServices.layer))
 
