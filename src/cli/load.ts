@@ -4,10 +4,10 @@ import { Command, Flag } from "effect/cli"
 import { randomInt } from "node:crypto"
 import { queriesPerMinute } from "../Config.ts"
 import * as ObjectId from "../domain/ObjectId.ts"
-import { type Load, type LoadOptions, LoadUnfinished, makeLoad } from "../load/Load.ts"
+import { type Load, type LoadOptions, makeLoad } from "../load/Load.ts"
 import { progressJson, progressText, summaryJson } from "../load/Tally.ts"
 import type { Size } from "../load/Texts.ts"
-import { Violation } from "../load/Violation.ts"
+import { LoadUnfinished, Violation } from "../load/Violation.ts"
 import { parseTimeout } from "./append.ts"
 import { ClientFailed } from "./Client.ts"
 import { serversFor } from "./servers.ts"
@@ -147,9 +147,7 @@ export const loadCommand = Command.make(
       Flag.withDefault(false),
       Flag.withDescription("read the logs back, all along and completely at the end"),
     ),
-    timeout: duration("timeout", "how long a stored append may be missing in a log that can be read").pipe(
-      Flag.withDefault(Duration.seconds(120)),
-    ),
+    timeout: duration("timeout", "how long to go on without any answer").pipe(Flag.withDefault(Duration.seconds(120))),
     json: Flag.Boolean("json").pipe(
       Flag.withDefault(false),
       Flag.withDescription("print lines of JSON, as is done where the output is no terminal"),

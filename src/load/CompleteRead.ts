@@ -5,8 +5,11 @@
  * once. Others may append meanwhile; what is beyond that position is theirs and proves nothing.
  */
 import type { Entry } from "../cli/Client.ts"
+import { showPlace } from "./Append.ts"
 import { addDigest } from "./digest.ts"
-import { differenceOf, type LedgerContext, type ObjectLedger, showPlace } from "./ObjectLedger.ts"
+import type { LedgerContext } from "./LedgerContext.ts"
+import type { ObjectLedger } from "./ObjectLedger.ts"
+import { differenceOf } from "./Texts.ts"
 import type { ViolationKind } from "./Violation.ts"
 
 export class CompleteRead {

@@ -2,23 +2,25 @@
  * A run of the load generator: sends appends by the schedule, takes the events, follows the logs, and at the end reads
  * each log completely. It ends with the first violation.
  *
- * What it goes by. An append that the broker acknowledged must be in the log, once: the log is what proves it, read through
- * the service. Events arrive over core NATS, which drops them while the connection is down; a missing one is no loss.
- * While a log can't be read, nothing in it counts as missing, so outages give no false alarm.
+ * What it goes by. An append that the broker acknowledged must be in the log, once; the log is what proves it, read
+ * through the service. When it must be there, the broker tells: a worker acknowledges a request after the commit, so what
+ * is missing below the acknowledgement floor is lost, and what is above it is only late, through an outage of any length.
+ * Events arrive over core NATS, which drops them while the connection is down; those are taken from their stream.
  */
-import { Clock, Deferred, Effect, Exit, Fiber, type Redacted, Schema, type Scope } from "effect"
-import type { ObjectId } from "../domain/ObjectId.ts"
+import { Clock, Deferred, Effect, Exit, Option, type Redacted, type Scope } from "effect"
 import { ClientFailed } from "../cli/Client.ts"
-import { CompleteRead } from "./CompleteRead.ts"
+import { readFloor, replayEvents } from "./BrokerView.ts"
 import { connected } from "./connected.ts"
 import { readEvent } from "./events.ts"
-import { type LedgerContext, ObjectLedger } from "./ObjectLedger.ts"
+import { makeFollower } from "./Follower.ts"
+import type { Floor, LedgerContext } from "./LedgerContext.ts"
+import { ObjectLedger } from "./ObjectLedger.ts"
 import { Publisher } from "./Publisher.ts"
-import { Reader, type ReadUnanswered } from "./Reader.ts"
-import { Schedule } from "./Schedule.ts"
+import { Reader } from "./Reader.ts"
+import { monotonic, pace, Schedule } from "./Schedule.ts"
 import { Tally } from "./Tally.ts"
 import { payloadMax, type Size, Texts } from "./Texts.ts"
-import { Violation } from "./Violation.ts"
+import { LoadUnfinished, Violation } from "./Violation.ts"
 
 export interface LoadOptions {
   readonly servers: Redacted.Redacted
@@ -34,30 +36,21 @@ export interface LoadOptions {
   readonly durationMillis: number | undefined
   readonly verify: boolean
   readonly timeoutMillis: number
+  /** Says something to the person who watches. */
   readonly notice: (text: string) => Effect.Effect<void>
-}
-
-/** The run could not be brought to an end: nothing is known to be wrong, and not all is known to be right. */
-export class LoadUnfinished extends Schema.TaggedError<LoadUnfinished>()("LoadUnfinished", { reason: Schema.String }) {
-  override get message(): string {
-    return this.reason
-  }
 }
 
 /** Appends under way and not settled, beyond which nothing is sent: about 150 MB. */
 const pendingMax = 400_000
-/** Appends sent without a pause, so that answers are taken in between. */
-const sliceMax = 1_000
-/** A log is read when it has so many appends to find, or when the first of them waits so long. */
-const awaitedMany = 200
-const awaitedMillis = 1_000
-/** Reads under way; one that is slow (its shard may be down) does not count. */
-const readsAtOnce = 16
-const slowReadMillis = 2_000
-const silenceMillis = 10_000
-/** Entries and characters that one read asks for. */
-const readEntriesMax = 4_000
-const readCharactersMax = 4 * 1024 * 1024
+/** How often what was not acknowledged is looked for, and the broker is asked for its floor. */
+const attendMillis = 100
+const floorMillis = 1_000
+/** Time for an event to arrive once the broker has stored it. */
+const eventMillis = 5_000
+/** Beyond the time-out, what the longest redelivery takes. */
+const graceMillis = 20_000
+/** Before the first event tells how the clocks differ, they may by this much. */
+const clockMillis = 60_000
 
 export type Phase = "starting" | "sending" | "draining" | "reading"
 
@@ -67,7 +60,7 @@ export interface Load {
   /** Objects whose logs were read completely at the end. */
   readonly completelyRead: () => number
   readonly elapsedMillis: () => number
-  /** Sends until the duration is over or it is interrupted; then finish. */
+  /** Sends until the duration is over or it is interrupted. */
   readonly send: Effect.Effect<void, Violation | LoadUnfinished>
   /** Waits for what is under way and checks everything. */
   readonly finish: Effect.Effect<void, Violation | LoadUnfinished>
@@ -76,23 +69,25 @@ export interface Load {
 export const makeLoad = Effect.fnUntraced(function* (
   options: LoadOptions,
 ): Effect.fn.Return<Load, ClientFailed, Scope.Scope> {
+  const { logsTopic, notice, queryTopic, responseTopic, run, timeoutMillis, verify } = options
+  const now = yield* monotonic
   const clock = yield* Clock.Clock
-  const now = () => Number(clock.monotonicTimeNanosUnsafe()) / 1e6
-  const startedAt = now()
   const scope = yield* Effect.scope
+  const startedAt = now()
   const tally = new Tally()
   const { counts } = tally
-  const texts = new Texts(options.run, options.size)
+  const texts = new Texts(run, options.size)
   const failed = Deferred.makeUnsafe<never, Violation>()
   let phase: Phase = "starting"
-  let completelyRead = 0
 
   const context: LedgerContext = {
     texts,
-    verify: options.verify,
-    timeoutMillis: options.timeoutMillis,
+    verify,
+    timeoutMillis,
     counters: counts,
     pending: 0,
+    floor: undefined,
+    eventFloor: undefined,
     violated: (kind, object, reason) => {
       if (Deferred.isDoneUnsafe(failed)) return
       tally.violated(kind)
@@ -104,10 +99,20 @@ export const makeLoad = Effect.fnUntraced(function* (
     (_, ordinal) => new ObjectLedger(options.firstId + BigInt(ordinal), ordinal, context),
   )
 
-  const { connection, isUp } = yield* connected(options.servers, () => publisher.sendAgain(true), options.notice)
+  let missedEvents = false
+  const reconnected = () => {
+    missedEvents = true
+    publisher.sendAgain(true)
+  }
+  const { connection, isUp } = yield* connected(options.servers, reconnected, notice)
+  const allowed = connection.info?.max_payload ?? Number.POSITIVE_INFINITY
+  if (payloadMax(options.size) > allowed) {
+    const reason = `--size: texts of ${options.size.max} characters need up to ${payloadMax(options.size)} bytes, the broker takes ${allowed}`
+    return yield* new ClientFailed({ reason })
+  }
   const publisher = new Publisher({
     connection,
-    topic: options.logsTopic,
+    topic: logsTopic,
     texts,
     now,
     stored: (append, seq, at) => {
@@ -115,222 +120,161 @@ export const makeLoad = Effect.fnUntraced(function* (
       append.object.stored(append, seq, at)
     },
   })
-  const reader = new Reader(connection, options.queryTopic, `${options.run}.read-`)
-  const runPrefix = `${options.run}.`
-  connection.subscribe(options.responseTopic, {
+
+  // --- Events
+
+  /** At most by how much the broker's clock is ahead of ours: an event comes after its stamp. */
+  let clockAheadMillis = -clockMillis
+  const reader = new Reader(connection, queryTopic, `${run}.read-`)
+  const takeEvent = (data: Uint8Array): void => {
+    const event = readEvent(data, `${run}.`)
+    if (event === undefined || (event.type !== "append" && reader.receive(event))) return
+    const name = texts.parse(event.requestId)
+    const object = name === undefined ? undefined : objects[name.object]
+    if (name === undefined || object === undefined || event.type === "query") return
+    if (event.type === "refused") {
+      return context.violated("refused", object, `append ${name.number}: ${event.code}: ${event.reason}`)
+    }
+    if (event.id !== String(object.id)) {
+      return context.violated("contradicted", object, `the event of append ${name.number} names object ${event.id}`)
+    }
+    const at = now()
+    const due = object.answered(name.number, event.place, at)
+    if (due === undefined) return
+    tally.answered(at - due)
+    clockAheadMillis = Math.max(clockAheadMillis, event.place.timestamp - clock.currentTimeMillisUnsafe())
+  }
+  connection.subscribe(responseTopic, {
     callback: (error, message) => {
-      if (error !== null) return
-      const event = readEvent(message.data, runPrefix)
-      if (event === undefined) return
-      if (event.type === "query") return void reader.receive(event)
-      if (event.type === "refused" && reader.receive(event)) return
-      const name = texts.parse(event.requestId)
-      const object = name === undefined ? undefined : objects[name.object]
-      if (name === undefined || object === undefined) return
-      if (event.type === "refused") {
-        return context.violated("refused", object, `append ${name.number}: ${event.code}: ${event.reason}`)
-      }
-      if (event.id !== String(object.id)) {
-        return context.violated("contradicted", object, `the event of append ${name.number} names object ${event.id}`)
-      }
-      const at = now()
-      const due = object.answered(name.number, event.place, at)
-      if (due !== undefined) tally.answered(at - due)
+      if (error === null) takeEvent(message.data)
     },
   })
   yield* Effect.promise(() => connection.flush())
-  const allowed = connection.info?.max_payload ?? Number.POSITIVE_INFINITY
-  if (payloadMax(options.size) > allowed) {
-    const reason = `--size: texts of ${options.size.max} characters need up to ${payloadMax(options.size)} bytes, the broker takes ${allowed}`
-    return yield* new ClientFailed({ reason })
-  }
 
-  // --- Reading back
-
-  const readEntries = Math.max(1, Math.min(readEntriesMax, Math.floor(readCharactersMax / options.size.max)))
-
-  /** Reads on from where the log was read to. */
-  const follow = Effect.fnUntraced(function* (object: ObjectLedger) {
-    const began = now()
-    const next = yield* reader.read(
-      { id: object.id as ObjectId, afterPosition: object.position, limit: readEntries },
-      silenceMillis,
-      (entries) => entries.forEach((entry) => object.read(entry, now())),
-    )
-    object.readTo(began, next !== undefined)
-  })
-
-  const reading = new Set<ObjectLedger>()
-  let slots = readsAtOnce
-  const startFollowing = Effect.fnUntraced(function* (object: ObjectLedger) {
-    reading.add(object)
-    slots -= 1
-    const fiber = yield* follow(object).pipe(
-      Effect.catchTag("ReadUnanswered", (error) => {
-        object.unreadable()
-        return options.notice(error.message)
-      }),
-      Effect.ensuring(Effect.sync(() => reading.delete(object))),
-      Effect.forkIn(scope),
-    )
-    yield* Fiber.await(fiber).pipe(
-      Effect.timeoutOption(slowReadMillis),
-      Effect.ensuring(Effect.sync(() => (slots += 1))),
-      Effect.forkIn(scope),
+  /** Takes all events since the first append that has none; true if none can have been dropped from their stream. */
+  const replay = Effect.suspend(() => {
+    const due = objects.reduce((first, { unansweredDue }) => Math.min(first, unansweredDue), now())
+    const since = clock.currentTimeMillisUnsafe() - (now() - due) + clockAheadMillis
+    return replayEvents(connection, responseTopic, since, takeEvent).pipe(
+      Effect.catch((error) => Effect.as(notice(`${error.message}; events that were missed stay so`), false)),
     )
   })
 
-  const isDue = ({ awaited, awaitedSince }: ObjectLedger, at: number): boolean =>
-    awaited >= awaitedMany ||
-    (awaitedSince !== undefined && at - awaitedSince >= (phase === "draining" ? 100 : awaitedMillis))
-
-  let turn = 0
-  const followAll = Effect.gen(function* () {
-    for (;;) {
-      const at = now()
-      for (let looked = 0; looked < objects.length && slots > 0; looked++) {
-        const object = objects[turn]!
-        turn = (turn + 1) % objects.length
-        if (isDue(object, at) && !reading.has(object)) yield* startFollowing(object)
-      }
-      yield* Effect.sleep(20)
+  const checkEvents = Effect.gen(function* () {
+    const missing = () => objects.flatMap(({ missingEvent }) => missingEvent ?? [])
+    const before = missing()
+    if (before.length === 0) return
+    const complete = yield* replay
+    for (const append of missing().filter((one) => before.includes(one))) {
+      append.object.giveUpEvent(append)
+      counts.unanswered += 1
+      if (!complete) continue
+      const reason = `append ${append.number} has no event, in the stream neither, and the workers are done with it`
+      context.violated("unanswered", append.object, reason)
     }
   })
 
-  // --- Sending
+  // --- What the broker tells
 
-  /** Where each log ends before the run: what is appended later has a larger position. */
-  const readBases = Effect.forEach(
-    objects,
-    Effect.fnUntraced(function* (object) {
-      let position = 0
-      yield* reader.read({ id: object.id as ObjectId, order: "desc", limit: 1 }, slowReadMillis, (entries) => {
-        position = entries[0]?.position ?? 0
-      })
-      object.startAt(position)
-    }, retryReads(options)),
-    { concurrency: readsAtOnce, discard: true },
-  )
-
-  const schedule = new Schedule(options.ratePerSecond, options.durationMillis)
-  const sendAll = Effect.gen(function* () {
-    const began = now()
-    const ends = options.durationMillis ?? Number.POSITIVE_INFINITY
-    for (;;) {
-      const elapsed = now() - began
-      counts.offered = schedule.dueBy(elapsed)
-      const until = Math.min(counts.offered, counts.sent + sliceMax)
-      while (counts.sent < until && isUp() && !publisher.isFull && context.pending < pendingMax) {
-        const object = objects[counts.sent % objects.length]!
-        publisher.send(object.next(began + schedule.dueAtMillis(counts.sent)))
-        counts.sent += 1
-      }
-      if (counts.sent >= schedule.total || elapsed >= ends) return
-      const behind = counts.sent < counts.offered
-      const pause = behind ? 1 : Math.max(1, began + schedule.dueAtMillis(counts.sent) - now())
-      yield* Effect.sleep(Math.min(pause, Math.max(1, ends - elapsed)))
-    }
+  const floors: Array<Floor> = []
+  const lookAtFloor = Effect.gen(function* () {
+    if (!isUp()) return
+    const at = now()
+    const seq = yield* Effect.option(readFloor(connection, logsTopic))
+    if (Option.isNone(seq)) return
+    context.floor = { seq: seq.value, at: now() }
+    floors.push(context.floor)
+    while (floors[0] !== undefined && at - floors[0].at > eventMillis) context.eventFloor = floors.shift()
   })
-
   const attend = Effect.gen(function* () {
     for (;;) {
-      yield* Effect.sleep(100)
-      if (isUp()) publisher.sendAgain(false)
+      yield* Effect.sleep(attendMillis)
       counts.pending = context.pending
-      const at = now()
-      for (const object of objects) counts.unanswered += object.expire(at)
+      if (!isUp()) continue
+      publisher.sendAgain(false)
+      if (!missedEvents) continue
+      missedEvents = false
+      yield* replay
+    }
+  })
+  const watch = Effect.gen(function* () {
+    for (;;) {
+      yield* lookAtFloor
+      yield* checkEvents
+      yield* Effect.sleep(floorMillis)
     }
   })
 
-  // --- The end
+  // --- The run
 
-  const awaited = () => objects.reduce((sum, object) => sum + object.awaited, 0)
+  const follower = yield* makeFollower({
+    reader,
+    objects,
+    context,
+    textMax: options.size.max,
+    notice,
+    isDraining: () => phase === "draining",
+  })
+  const schedule = new Schedule(options.ratePerSecond, options.durationMillis)
+  const sendAll = pace(schedule, {
+    offered: (count) => {
+      counts.offered = count
+    },
+    send: (due) => {
+      if (!isUp() || publisher.isFull || context.pending >= pendingMax) return false
+      publisher.send(objects[counts.sent % objects.length]!.next(due))
+      counts.sent += 1
+      return true
+    },
+  })
+
   const drain = Effect.gen(function* () {
-    let progress = ""
-    let progressAt = now()
+    let [moved, movedAt] = ["", now()]
     for (;;) {
-      const open = publisher.unconfirmed + awaited()
-      if (open === 0) return
-      const state = `${counts.stored} ${counts.answered} ${counts.verified}`
-      if (state !== progress) {
-        progress = state
-        progressAt = now()
-      }
-      if (now() - progressAt > options.timeoutMillis + 2 * silenceMillis) {
+      const [awaited, unanswered] = objects.reduce(
+        ([first, second], object) => [first + object.awaited, second + object.unanswered],
+        [0, 0],
+      )
+      if (publisher.unconfirmed + awaited + unanswered === 0) return
+      const state = `${counts.stored} ${counts.answered} ${counts.verified} ${counts.unanswered}`
+      if (state !== moved) [moved, movedAt] = [state, now()]
+      const waitMillis = timeoutMillis + graceMillis
+      if (now() - movedAt > waitMillis) {
         const refusal = publisher.refusal === undefined ? "" : `; the broker says: ${publisher.refusal}`
-        return yield* new LoadUnfinished({
-          reason: `not verified: ${publisher.unconfirmed} appends were not acknowledged by the broker and ${awaited()} not found, and nothing moved for ${(options.timeoutMillis + 2 * silenceMillis) / 1_000} s${refusal}`,
-        })
+        const found = verify ? `${awaited} not found, ${unanswered} not answered` : `${awaited} not answered`
+        const reason = `not verified: ${publisher.unconfirmed} appends are not stored, ${found}, and nothing moved for ${waitMillis / 1_000} s${refusal}`
+        return yield* new LoadUnfinished({ reason })
       }
       yield* Effect.sleep(20)
     }
   })
 
-  const readCompletely = Effect.fnUntraced(function* (object: ObjectLedger) {
-    const check = new CompleteRead(object, context)
-    let after: string | undefined
-    do {
-      after = yield* reader.read({ id: object.id as ObjectId, limit: readEntries, after }, silenceMillis, (entries) =>
-        entries.forEach((entry) => check.entry(entry)),
-      )
-    } while (after !== undefined)
-    check.end()
-    completelyRead += 1
-  }, retryReads(options))
-
   const untilViolation = <A, E>(effect: Effect.Effect<A, E>) => Effect.raceFirst(effect, Deferred.await(failed))
-
-  yield* Effect.forkScoped(attend)
-  const start = Effect.gen(function* () {
-    if (options.verify) {
-      yield* readBases
-      yield* Effect.forkIn(followAll, scope)
-    }
-    phase = "sending"
-    yield* sendAll
-  })
-  const end = Effect.gen(function* () {
-    phase = "draining"
-    yield* drain
-    counts.pending = context.pending
-    if (!options.verify) return
-    phase = "reading"
-    yield* Effect.forEach(
-      objects.filter((object) => object.sent > 0),
-      readCompletely,
-      { concurrency: readsAtOnce, discard: true },
-    )
-  })
+  yield* Effect.forkIn(attend, scope)
+  yield* Effect.forkIn(watch, scope)
   return {
     tally,
     phase: () => phase,
-    completelyRead: () => completelyRead,
+    completelyRead: follower.completelyRead,
     elapsedMillis: () => now() - startedAt,
-    send: untilViolation(start),
-    finish: untilViolation(end),
+    send: untilViolation(
+      Effect.gen(function* () {
+        if (verify) {
+          yield* follower.readBases
+          yield* Effect.forkIn(follower.follow, scope)
+        }
+        phase = "sending"
+        yield* sendAll
+      }),
+    ),
+    finish: untilViolation(
+      Effect.gen(function* () {
+        phase = "draining"
+        yield* drain
+        counts.pending = context.pending
+        phase = "reading"
+        if (verify) yield* follower.readAll
+      }),
+    ),
   }
 })
-
-/** Reads again what was not answered, until nothing came for the time-out. */
-const retryReads =
-  ({ timeoutMillis }: LoadOptions) =>
-  <A>(read: Effect.Effect<A, ReadUnanswered>): Effect.Effect<A, LoadUnfinished> =>
-    Effect.suspend(() => {
-      let failedSince: number | undefined
-      return read.pipe(
-        Effect.tapError(() =>
-          Effect.map(Clock.currentTimeMillis, (at) => {
-            failedSince ??= at
-          }),
-        ),
-        Effect.retry({
-          while: () => Effect.map(Clock.currentTimeMillis, (at) => at - (failedSince ?? at) < timeoutMillis),
-        }),
-        Effect.mapError(
-          (error) =>
-            new LoadUnfinished({
-              reason: `${error.message}, also after ${timeoutMillis / 1_000} s; is a worker running?`,
-            }),
-        ),
-      )
-    })

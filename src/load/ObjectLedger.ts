@@ -2,88 +2,43 @@
  * What is known of one object's log: what was sent to it, what the broker and the service said, what was read back.
  *
  * The log is followed by position, so each entry is read once. An append is forgotten when it and all before it are
- * settled: what stays is a number up to which all is well, and a digest of what was read, against which the complete
+ * settled: what stays is the number up to which all is well, and a digest of what was read, against which the complete
  * read at the end is held. So memory follows the appends under way, and not the length of the run.
  *
  * One that was sent again may have been stored first by either attempt: its place among its neighbours is then not
  * known, and its order is not checked. That it is there once is.
  */
 import type { Entry } from "../cli/Client.ts"
+import { type Append, AppendQueue, type Place, samePlace, showPlace } from "./Append.ts"
 import { addDigest } from "./digest.ts"
-import type { Texts } from "./Texts.ts"
+import type { LedgerContext } from "./LedgerContext.ts"
+import { differenceOf, type Name } from "./Texts.ts"
 import type { ViolationKind } from "./Violation.ts"
-
-/** Where an append ended up, by its event or by its entry. */
-export interface Place {
-  readonly position: number
-  readonly seq: number
-  /** Unix milliseconds. */
-  readonly timestamp: number
-}
-
-/** An append under way. Times are milliseconds of a clock that only goes forward. */
-export interface Append {
-  readonly object: ObjectLedger
-  readonly number: number
-  /** When the schedule wanted it sent. */
-  readonly due: number
-  attempts: number
-  /** The broker's sequence number and when its acknowledgement, or the event, told that it is stored. */
-  storedSeq: number | undefined
-  storedAt: number | undefined
-  /** By the event, and when that came. */
-  event: Place | undefined
-  answeredAt: number | undefined
-  /** By the log. */
-  entry: Place | undefined
-}
-
-/** What all objects of a run share. */
-export interface LedgerContext {
-  readonly texts: Texts
-  /** Whether logs are read back: then an append is settled by its entry, else by its event. */
-  readonly verify: boolean
-  /** How long a stored append may be missing in a log that can be read. */
-  readonly timeoutMillis: number
-  readonly violated: (kind: ViolationKind, object: ObjectLedger, reason: string) => void
-  readonly counters: { verified: number; foreign: number }
-  /** Appends that are not settled, over all objects. */
-  pending: number
-}
-
-const samePlace = (a: Place, b: Place): boolean =>
-  a.position === b.position && a.seq === b.seq && a.timestamp === b.timestamp
-
-export const showPlace = (place: Place): string =>
-  `position ${place.position}, seq ${place.seq}, timestamp ${place.timestamp}`
-
-/** Settled appends that the list may hold before it is cut. */
-const slackMax = 1_024
 
 export class ObjectLedger {
   readonly id: bigint
   readonly ordinal: number
   readonly #context: LedgerContext
-  #sent = 0
-  #read = 0
-  /** Appends from number `#first` on; those before `#head` are settled. */
-  #appends: Array<Append | undefined> = []
-  #first = 1
-  #head = 0
-  /** The latest settled append that was sent once. */
-  #latest: { readonly number: number; readonly place: Place } | undefined
+  readonly #appends = new AppendQueue()
   /** Read back, and their event has not come. */
   readonly #unanswered = new Map<number, Append>()
   readonly #sentAgain = new Set<number>()
+  #sent = 0
+  #readBack = 0
+  /** The latest settled append that was sent once. */
+  #latest: { readonly number: number; readonly place: Place } | undefined
   /** All entries up to this position were read; those from the base on by this run. */
   #base = 0
   #position = 0
   #digest = 0
   #readable = true
   #readableSince = 0
-  /** Appends that are stored for sure and not settled by what settles them, and since when there are any. */
+  #lookedAt = Number.NEGATIVE_INFINITY
+  /** Stored for sure, and not settled by what settles them. */
   #awaited = 0
-  #awaitedSince: number | undefined
+  /** Answered, and not read back yet. */
+  #ready = 0
+  #readySince: number | undefined
 
   constructor(id: bigint, ordinal: number, context: LedgerContext) {
     this.id = id
@@ -91,6 +46,13 @@ export class ObjectLedger {
     this.#context = context
   }
 
+  get sent(): number {
+    return this.#sent
+  }
+  /** Appends of this run that were read back. */
+  get readBack(): number {
+    return this.#readBack
+  }
   get position(): number {
     return this.#position
   }
@@ -100,19 +62,27 @@ export class ObjectLedger {
   get digest(): number {
     return this.#digest
   }
-  get sent(): number {
-    return this.#sent
+  get appends(): AppendQueue {
+    return this.#appends
   }
-  /** Appends of this run that were read back. */
-  get readBack(): number {
-    return this.#read
+  /** Appends that are stored for sure, and to be read back (without that, to be answered). */
+  get awaited(): number {
+    return this.#awaited
   }
-  /** Places of the list of appends, settled ones that are not cut off yet included. */
-  get held(): number {
-    return this.#appends.length
+  /** Answered and not read back yet: how many, and since when, or since they were last looked for. */
+  get ready(): number {
+    return this.#ready
   }
-  get pending(): number {
-    return this.#appends.length - this.#head
+  get readySince(): number | undefined {
+    return this.#readySince
+  }
+  /** Read back, and their event has not come. */
+  get unanswered(): number {
+    return this.#unanswered.size
+  }
+  /** When the last complete read began. */
+  get lookedAt(): number {
+    return this.#lookedAt
   }
   wasSentAgain(number: number): boolean {
     return this.#sentAgain.has(number)
@@ -138,12 +108,13 @@ export class ObjectLedger {
       answeredAt: undefined,
       entry: undefined,
     }
-    this.#appends.push(append)
+    this.#appends.add(append)
     this.#context.pending += 1
     return append
   }
 
-  sentAgain(append: Append): void {
+  sending(append: Append): void {
+    append.attempts += 1
     if (append.attempts > 1) this.#sentAgain.add(append.number)
   }
 
@@ -158,75 +129,69 @@ export class ObjectLedger {
 
   /** Its event came: when it was due, for the first one. */
   answered(number: number, event: Place, now: number): number | undefined {
-    const append = this.#find(number)
+    const append = this.#appends.get(number) ?? this.#unanswered.get(number)
     if (append === undefined) {
       if (number > this.#sent) this.#violated("invented", `an event names append ${number}, ${this.#sent} were sent`)
       return undefined
     }
     if (append.event !== undefined) {
-      if (!samePlace(append.event, event)) {
-        this.#violated(
-          "contradicted",
-          `append ${number}: the repeated event says ${showPlace(event)}, the first said ${showPlace(append.event)}`,
-        )
-      }
+      if (samePlace(append.event, event)) return undefined
+      const first = showPlace(append.event)
+      this.#violated("contradicted", `append ${number}: an event said ${first}, a repeated one ${showPlace(event)}`)
       return undefined
     }
     this.#isStored(append, now)
     append.event = event
     append.answeredAt = now
-    if (!this.#context.verify) this.#isDone(now)
     this.#checkSeq(append, event)
-    if (append.entry !== undefined) this.#checkEvent(append, append.entry, event)
-    else if (this.#context.verify && event.position <= this.#position) {
-      this.#violated("contradicted", `append ${number}: its event says ${showPlace(event)}, and it is not there`)
+    if (append.entry !== undefined) {
+      this.#checkEvent(append, append.entry, event)
+      this.#unanswered.delete(number)
+    } else if (!this.#context.verify) this.#awaited -= 1
+    else {
+      this.#ready += 1
+      this.#readySince ??= now
+      if (event.position <= this.#position) {
+        this.#violated("contradicted", `append ${number}: its event says ${showPlace(event)}, and it is not there`)
+      }
     }
-    this.#unanswered.delete(number)
     this.#settle()
     return append.due
   }
 
   /** An entry of the log, each once, by position. */
   read(entry: Entry, now: number): void {
-    if (entry.position !== this.#position + 1) {
-      const expected = this.#position + 1
-      if (entry.position > expected) {
-        return this.#violated("gap", `expected position ${expected}, got ${entry.position} (seq ${entry.seq})`)
-      }
+    const expected = this.#position + 1
+    if (entry.position > expected) {
+      return this.#violated("gap", `expected position ${expected}, got ${entry.position} (seq ${entry.seq})`)
+    }
+    if (entry.position < expected) {
       return this.#violated("duplicated", `position ${entry.position} came again, with seq ${entry.seq}`)
     }
     this.#position = entry.position
     this.#digest = addDigest(this.#digest, entry)
     const name = this.#context.texts.parse(entry.log)
-    if (name === undefined) {
-      this.#context.counters.foreign += 1
-      return
-    }
-    this.#own(name, entry, now)
+    if (name === undefined) this.#context.counters.foreign += 1
+    else this.#own(name, entry, now)
   }
 
   /** A read that began at `startedAt` is complete: up to the end of the log, unless it was cut. */
   readTo(startedAt: number, cut: boolean): void {
-    if (this.#awaited > 0 && !cut) this.#awaitedSince = startedAt
     if (!this.#readable) this.#readableSince = startedAt
     this.#readable = true
-    for (let index = this.#head; index < this.#appends.length; index++) {
-      const append = this.#appends[index]!
-      if (append.entry !== undefined) continue
-      const { answeredAt, event, number, storedAt } = append
+    this.#readySince = this.#ready === 0 ? undefined : startedAt
+    if (!cut) this.#lookedAt = startedAt
+    for (const append of this.#appends) {
+      const { answeredAt, entry, event, number } = append
+      if (entry !== undefined) continue
       if (event !== undefined && answeredAt! < startedAt && (!cut || event.position <= this.#position)) {
-        return this.#violated(
-          "invisible",
-          `append ${number} was answered (${showPlace(event)}), and a later read up to position ${this.#position} does not have it`,
-        )
+        const reason = `append ${number} was answered (${showPlace(event)}), and a later read up to position ${this.#position} does not have it`
+        return this.#violated("invisible", reason)
       }
-      if (cut || storedAt === undefined) continue
-      if (startedAt - Math.max(storedAt, this.#readableSince) > this.#context.timeoutMillis) {
+      if (!cut && this.#mustBeRead(append, startedAt)) {
         const seq = append.storedSeq === undefined ? "" : ` with seq ${append.storedSeq}`
-        return this.#violated(
-          "lost",
-          `append ${number} was stored by the broker${seq}, and after ${this.#context.timeoutMillis / 1000} s it is not in the log, which ends at position ${this.#position}`,
-        )
+        const reason = `append ${number} was stored by the broker${seq}, the workers are done with it, and it is not in the log, which ends at position ${this.#position}`
+        return this.#violated("lost", reason)
       }
     }
   }
@@ -236,64 +201,60 @@ export class ObjectLedger {
     this.#readable = false
   }
 
-  /** Appends whose event is missing for longer than the time-out are not waited for any more; how many. */
-  expire(now: number): number {
-    const late = (append: Append) =>
-      append.storedAt !== undefined && now - append.storedAt > this.#context.timeoutMillis
-    let expired = 0
-    for (const [number, append] of this.#unanswered) {
-      if (!late(append)) break
-      this.#unanswered.delete(number)
-      expired += 1
+  /** The first append whose event should have come: the broker had stored it when the floor was seen. */
+  get missingEvent(): Append | undefined {
+    const floor = this.#context.eventFloor?.seq ?? -1
+    const [first] = this.#context.verify ? this.#unanswered.values() : this.#appends
+    const seq = first?.entry?.seq ?? first?.storedSeq
+    return seq !== undefined && seq <= floor ? first : undefined
+  }
+
+  /** When the first append was due whose event has not come. */
+  get unansweredDue(): number {
+    const [unanswered] = this.#unanswered.values()
+    return Math.min(unanswered?.due ?? Number.POSITIVE_INFINITY, this.#appends.peek()?.due ?? Number.POSITIVE_INFINITY)
+  }
+
+  /** The event of an append is not waited for any more. */
+  giveUpEvent(append: Append): void {
+    if (this.#unanswered.delete(append.number) || append !== this.#appends.peek()) return
+    this.#remove()
+    this.#awaited -= 1
+    this.#settle()
+  }
+
+  #mustBeRead({ storedAt, storedSeq }: Append, startedAt: number): boolean {
+    const { floor, timeoutMillis } = this.#context
+    if (storedAt === undefined) return false
+    if (floor !== undefined) return storedSeq !== undefined && storedSeq <= floor.seq && floor.at < startedAt
+    return startedAt - Math.max(storedAt, this.#readableSince) > timeoutMillis
+  }
+
+  #own({ number, object }: Name, entry: Entry, now: number): void {
+    if (object !== this.ordinal || number > this.#sent || number < 1) {
+      const reason = `the entry at ${showPlace(entry)} names append ${number} of object number ${object}, which was not sent here`
+      return this.#violated("invented", reason)
     }
-    return expired
-  }
-
-  /** Read back, and their event has not come. */
-  get unanswered(): number {
-    return this.#unanswered.size
-  }
-
-  /** Appends that are stored for sure, and to be read back (without that, to be answered). */
-  get awaited(): number {
-    return this.#awaited
-  }
-
-  /** Since when there are any, or since they were last looked for. */
-  get awaitedSince(): number | undefined {
-    return this.#awaitedSince
-  }
-
-  #find(number: number): Append | undefined {
-    return this.#appends[number - this.#first] ?? this.#unanswered.get(number)
-  }
-
-  #own(name: { readonly object: number; readonly number: number }, entry: Entry, now: number): void {
-    const { number } = name
-    const { texts } = this.#context
-    if (name.object !== this.ordinal || number > this.#sent || number < 1) {
-      return this.#violated(
-        "invented",
-        `the entry at ${showPlace(entry)} names append ${number} of the ${name.object + 1}th object, which was not sent here`,
-      )
-    }
-    const append = this.#appends[number - this.#first]
+    const append = this.#appends.get(number)
     if (append === undefined || append.entry !== undefined) {
       const first = append?.entry === undefined ? "" : ` and at ${showPlace(append.entry)}`
       return this.#violated("duplicated", `append ${number} is in the log at ${showPlace(entry)}${first}`)
     }
-    const expected = texts.log(this.ordinal, number)
+    const expected = this.#context.texts.log(this.ordinal, number)
     if (entry.log !== expected) {
       return this.#violated("altered", `append ${number} at ${showPlace(entry)}: ${differenceOf(expected, entry.log)}`)
     }
     this.#isStored(append, now)
     append.entry = { position: entry.position, seq: entry.seq, timestamp: entry.timestamp }
-    this.#isDone(now)
-    this.#read += 1
+    this.#awaited -= 1
+    this.#readBack += 1
     this.#context.counters.verified += 1
     this.#checkSeq(append, append.entry)
     if (append.event === undefined) this.#unanswered.set(number, append)
-    else this.#checkEvent(append, append.entry, append.event)
+    else {
+      this.#ready -= 1
+      this.#checkEvent(append, append.entry, append.event)
+    }
     this.#settle()
   }
 
@@ -301,71 +262,47 @@ export class ObjectLedger {
     if (append.storedAt !== undefined) return
     append.storedAt = now
     this.#awaited += 1
-    this.#awaitedSince ??= now
-  }
-
-  #isDone(now: number): void {
-    this.#awaited -= 1
-    this.#awaitedSince = this.#awaited === 0 ? undefined : (this.#awaitedSince ?? now)
   }
 
   #checkSeq({ attempts, number, storedSeq }: Append, place: Place): void {
     if (attempts > 1 || storedSeq === undefined || storedSeq === place.seq) return
-    this.#violated(
-      "contradicted",
-      `append ${number}: the broker stored it with seq ${storedSeq}, got ${showPlace(place)}`,
-    )
+    const reason = `append ${number}: the broker stored it with seq ${storedSeq}, got ${showPlace(place)}`
+    this.#violated("contradicted", reason)
   }
 
   #checkEvent({ number }: Append, entry: Place, event: Place): void {
     if (samePlace(entry, event)) return
-    this.#violated(
-      "contradicted",
-      `append ${number}: its event says ${showPlace(event)}, its entry has ${showPlace(entry)}`,
-    )
+    const reason = `append ${number}: its event says ${showPlace(event)}, its entry has ${showPlace(entry)}`
+    this.#violated("contradicted", reason)
   }
 
-  /** Forgets what is done from the head on, and checks that it is in sequence. */
+  /** Forgets what is done from the first on, and checks that it is in sequence. */
   #settle(): void {
-    for (; this.#head < this.#appends.length; this.#head++) {
-      const append = this.#appends[this.#head]!
-      const place = this.#context.verify ? append.entry : append.event
-      if (place === undefined) break
-      if (append.attempts === 1) this.#checkOrder(append.number, place)
-      this.#appends[this.#head] = undefined
-      this.#context.pending -= 1
+    for (let first = this.#appends.peek(); first !== undefined; first = this.#appends.peek()) {
+      const place = this.#context.verify ? first.entry : first.event
+      if (place === undefined) return
+      if (first.attempts === 1) this.#checkOrder(first.number, place)
+      this.#remove()
     }
-    if (this.#head <= slackMax || this.#head * 2 < this.#appends.length) return
-    this.#appends = this.#appends.slice(this.#head)
-    this.#first += this.#head
-    this.#head = 0
+  }
+
+  #remove(): void {
+    this.#appends.removeFirst()
+    this.#context.pending -= 1
   }
 
   #checkOrder(number: number, place: Place): void {
     const latest = this.#latest
-    if (latest !== undefined) {
-      // The stamp has nanoseconds; within one of the milliseconds that are shown, the sequence number decides.
-      const difference = place.timestamp - latest.place.timestamp || place.seq - latest.place.seq
-      if (difference <= 0) {
-        this.#violated(
-          "reordered",
-          `append ${number} was sent after append ${latest.number}, and its stamp is before: ${showPlace(place)}, and ${showPlace(latest.place)}`,
-        )
-      }
-    }
     this.#latest = { number, place }
+    if (latest === undefined) return
+    // The stamp has nanoseconds; within one of the milliseconds that are shown, the sequence number decides.
+    const difference = place.timestamp - latest.place.timestamp || place.seq - latest.place.seq
+    if (difference > 0) return
+    const reason = `append ${number} (${showPlace(place)}) was sent after append ${latest.number} (${showPlace(latest.place)}), and its stamp is not later`
+    this.#violated("reordered", reason)
   }
 
   #violated(kind: ViolationKind, reason: string): void {
     this.#context.violated(kind, this, reason)
   }
-}
-
-/** How two texts differ, without showing them. */
-export const differenceOf = (expected: string, got: string): string => {
-  let at = 0
-  while (at < expected.length && at < got.length && expected.charCodeAt(at) === got.charCodeAt(at)) at++
-  const unit = (text: string) =>
-    at < text.length ? `U+${text.charCodeAt(at).toString(16).padStart(4, "0")}` : "the end"
-  return `expected ${expected.length} characters, got ${got.length}; character ${at} should be ${unit(expected)} and is ${unit(got)}`
 }

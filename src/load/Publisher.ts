@@ -6,7 +6,7 @@
  */
 import { createInbox, type NatsConnection } from "@nats-io/transport-node"
 import { encodeHeaders } from "../broker/headers.ts"
-import type { Append } from "./ObjectLedger.ts"
+import type { Append } from "./Append.ts"
 import type { Texts } from "./Texts.ts"
 
 /** Unacknowledged messages, and bytes in them, beyond which nothing is sent: what may wait in the connection's buffer. */
@@ -68,8 +68,7 @@ export class Publisher {
   send(append: Append): void {
     const { connection, now, texts, topic } = this.#options
     const payload = Buffer.from(bodyOf(texts, append))
-    append.attempts += 1
-    append.object.sentAgain(append)
+    append.object.sending(append)
     const token = this.#token++
     this.#waiting.set(token, { append, bytes: payload.length, again: now() + ackMillis })
     this.#bytes += payload.length
@@ -82,9 +81,14 @@ export class Publisher {
   /** Sends again what was not acknowledged in time; after a reconnect, all: the connection drops what it held. */
   sendAgain(all: boolean): void {
     const now = this.#options.now()
-    for (const [token, sent] of this.#waiting) {
+    const late: Array<readonly [number, Sent]> = []
+    for (const waiting of this.#waiting) {
       // Those that were sent later are due later, but for refusals, which are few or all.
-      if (!all && sent.again > now) break
+      if (!all && waiting[1].again > now) break
+      late.push(waiting)
+    }
+    // Sending adds to what waits, so it comes after the loop over that.
+    for (const [token, sent] of late) {
       this.#forget(token, sent)
       // Whatever says that it is stored will do.
       if (sent.append.storedAt === undefined) this.send(sent.append)

@@ -11,6 +11,12 @@ export interface Size {
   readonly max: number
 }
 
+/** Which append a text is of: the object's number in the run, and the append's for that object. */
+export interface Name {
+  readonly object: number
+  readonly number: number
+}
+
 /** Different places at which a text's filling can begin. */
 const offsets = 8 * 1024
 
@@ -86,7 +92,7 @@ export class Texts {
   }
 
   /** The append that a text or request id names; `undefined` for one of somebody else. */
-  parse(text: string): { readonly object: number; readonly number: number } | undefined {
+  parse(text: string): Name | undefined {
     const { run } = this
     if (!text.startsWith(run) || text.charCodeAt(run.length) !== 0x2e) return undefined
     const match = /^([0-9a-z]{1,7})\.([0-9a-z]{1,10})(?: |$)/.exec(text.slice(run.length + 1, run.length + 21))
@@ -94,4 +100,13 @@ export class Texts {
       ? undefined
       : { object: Number.parseInt(match[1]!, 36), number: Number.parseInt(match[2]!, 36) }
   }
+}
+
+/** How two texts differ, without showing them. */
+export const differenceOf = (expected: string, got: string): string => {
+  let at = 0
+  while (at < expected.length && at < got.length && expected.charCodeAt(at) === got.charCodeAt(at)) at++
+  const unit = (text: string) =>
+    at < text.length ? `U+${text.charCodeAt(at).toString(16).padStart(4, "0")}` : "the end"
+  return `expected ${expected.length} characters, got ${got.length}; character ${at} should be ${unit(expected)} and is ${unit(got)}`
 }

@@ -33,3 +33,10 @@ export class Violation extends Schema.TaggedError<Violation>()("Violation", {
     return `violation: ${this.kind}: object ${this.object}: ${this.reason}`
   }
 }
+
+/** The run could not be brought to an end: nothing is known to be wrong, and not all is known to be right. */
+export class LoadUnfinished extends Schema.TaggedError<LoadUnfinished>()("LoadUnfinished", { reason: Schema.String }) {
+  override get message(): string {
+    return this.reason
+  }
+}

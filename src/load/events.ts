@@ -1,7 +1,7 @@
 /** Reads what the service publishes, and of that only what answers this run. */
 import { Option, Schema } from "effect"
 import type { Entry } from "../cli/Client.ts"
-import type { Place } from "./ObjectLedger.ts"
+import type { Place } from "./Append.ts"
 
 export interface AppendEvent {
   readonly type: "append"

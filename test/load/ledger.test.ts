@@ -6,7 +6,9 @@ import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary } from "effect"
 import type { Entry } from "../../src/cli/Client.ts"
 import { CompleteRead } from "../../src/load/CompleteRead.ts"
-import { type Append, type LedgerContext, ObjectLedger } from "../../src/load/ObjectLedger.ts"
+import type { Append } from "../../src/load/Append.ts"
+import type { LedgerContext } from "../../src/load/LedgerContext.ts"
+import { ObjectLedger } from "../../src/load/ObjectLedger.ts"
 import { Texts } from "../../src/load/Texts.ts"
 import { int } from "../domain/arbitraries.ts"
 
@@ -21,6 +23,8 @@ const makeContext = (verify = true) => {
     violated: (kind, _, reason) => found.push([kind, reason]),
     counters: { verified: 0, foreign: 0 },
     pending: 0,
+    floor: undefined,
+    eventFloor: undefined,
   }
   return { context, found, kinds: () => found.map(([kind]) => kind) }
 }
@@ -39,7 +43,7 @@ const makeObject = () => {
     kinds,
     send: (): Append => {
       const append = object.next(0)
-      append.attempts = 1
+      object.sending(append)
       return append
     },
     /** What a correct service stores of it. */
@@ -96,7 +100,7 @@ describe("a correct service", () => {
       }
       test.complete(test.log)
       assert.deepStrictEqual(test.found, [], order.join())
-      assert.strictEqual(test.object.pending, 0, order.join())
+      assert.strictEqual(test.object.appends.size, 0, order.join())
       assert.strictEqual(test.context.pending, 0)
       assert.strictEqual(test.object.unanswered, order.includes("answered" as never) ? 0 : 3)
     }
@@ -132,7 +136,7 @@ describe("a correct service", () => {
       }
       test.complete(byTime(test.log))
       assert.deepStrictEqual(test.found, [])
-      assert.strictEqual(test.object.pending, 0)
+      assert.strictEqual(test.object.appends.size, 0)
       assert.strictEqual(test.context.counters.foreign, plan.filter(([other]) => other === 1).length)
     },
     { arbitrary: { runs: 200 } },
@@ -141,14 +145,26 @@ describe("a correct service", () => {
   it("may have stored what was sent again by either attempt, and in another order", () => {
     const test = makeObject()
     const [first, second] = [test.send(), test.send()]
-    first.attempts = 2
-    test.object.sentAgain(first)
+    test.object.sending(first)
     const entries = [test.commit(second), test.commit(first)]
     test.object.stored(first, 77, 1)
     test.object.stored(second, entries[0]!.seq, 1)
     test.read(entries)
     test.complete(byTime(test.log))
     assert.deepStrictEqual(test.found, [])
+  })
+
+  it("owes nothing above the broker's floor, however long it takes", () => {
+    const test = makeObject()
+    const append = test.send()
+    test.object.stored(append, 5, 1)
+    test.context.floor = { seq: 4, at: 2 }
+    test.read([], 100 * timeoutMillis)
+    test.context.floor = { seq: 5, at: 200 * timeoutMillis }
+    test.read([], 150 * timeoutMillis)
+    assert.deepStrictEqual(test.found, [], "a read that began before the floor was seen")
+    test.read([], 201 * timeoutMillis)
+    assert.deepStrictEqual(test.kinds(), ["lost"])
   })
 
   it("owes nothing that the broker did not acknowledge, and nothing while the log can't be read", () => {
@@ -174,7 +190,7 @@ describe("a correct service", () => {
       test.read([entry])
     }
     assert.deepStrictEqual(test.found, [])
-    assert.isAtMost(test.object.held, 2_100)
+    assert.isAtMost(test.object.appends.held, 2_100)
   })
 })
 
@@ -196,6 +212,33 @@ describe("a faulty service", () => {
     assert.deepStrictEqual(test.kinds(), ["lost"])
     assert.include(test.found[0]![1], "append 3")
     assert.include(test.found[0]![1], `seq ${test.entries[2]!.seq}`)
+  })
+
+  it("did not answer one that the workers are done with", () => {
+    const test = three()
+    test.read(test.entries)
+    test.object.answered(1, place(test.entries[0]!), 5)
+    assert.isUndefined(test.object.missingEvent)
+    test.context.eventFloor = { seq: test.entries[0]!.seq, at: 5 }
+    assert.isUndefined(test.object.missingEvent)
+    test.context.eventFloor = { seq: test.entries[1]!.seq, at: 5 }
+    assert.strictEqual(test.object.missingEvent, test.appends[1])
+    test.object.giveUpEvent(test.appends[1]!)
+    assert.isUndefined(test.object.missingEvent)
+    assert.strictEqual(test.object.unanswered, 1)
+  })
+
+  it("did not answer one, and logs are not read back", () => {
+    const { context, kinds } = makeContext(false)
+    const object = new ObjectLedger(1n, 0, context)
+    const appends = [object.next(0), object.next(0)]
+    appends.forEach((append, index) => object.stored(append, 10 + index, 1))
+    object.answered(2, { position: 1, seq: 11, timestamp: 1 }, 2)
+    context.eventFloor = { seq: 11, at: 5 }
+    assert.strictEqual(object.missingEvent, appends[0])
+    object.giveUpEvent(appends[0]!)
+    assert.isUndefined(object.missingEvent)
+    assert.deepStrictEqual([object.awaited, context.pending, kinds()], [0, 0, []])
   })
 
   it("does not show one that it answered before the read", () => {

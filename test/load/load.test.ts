@@ -1,50 +1,51 @@
-/** `objectlog load` as a process, on real servers with real workers: it passes what is right and finds what is wrong. */
+/** The load generator on real servers with real workers: it passes what is right and finds what is wrong. */
 import { assert, layer } from "@effect/vitest"
 import { PgClient } from "@effect/sql-pg"
 import { jetstreamManager } from "@nats-io/jetstream"
 import { connect } from "@nats-io/transport-node"
-import { Effect, Layer, Option, Schema, type Scope } from "effect"
+import { Deferred, Effect, Exit, Layer, Redacted, type Scope } from "effect"
 import { SqlClient } from "effect/sql"
 import { spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
+import { type LoadOptions, makeLoad } from "../../src/load/Load.ts"
 import { TestNats, TestPostgres } from "../embedded/testServers.ts"
-import { startWorkerProcess, within } from "../service/service.ts"
+import { startWorker, startWorkerProcess, within } from "../service/service.ts"
 
 const servers = Layer.mergeAll(TestNats.layer, TestPostgres.layer(1))
 const program = fileURLToPath(new URL("../../src/main.ts", import.meta.url))
 
-const Summary = Schema.fromJsonString(
-  Schema.Struct({
-    type: Schema.Literal("summary"),
-    verdict: Schema.String,
-    violation: Schema.optionalKey(Schema.String),
-    sent: Schema.Int,
-    stored: Schema.Int,
-    answered: Schema.Int,
-    verified: Schema.Int,
-    completely_read: Schema.Int,
-    p50_ms: Schema.Finite,
-  }),
-)
-const decodeSummary = Schema.decodeUnknownOption(Summary)
+/** A run in this process. */
+const startLoad = Effect.fnUntraced(function* (options: Partial<LoadOptions>) {
+  const { url } = yield* NatsServer
+  return yield* makeLoad({
+    servers: Redacted.make(url),
+    logsTopic: "logs",
+    queryTopic: "query",
+    responseTopic: "response",
+    run: "test01",
+    ratePerSecond: 500,
+    objects: 10,
+    firstId: 1n,
+    size: { min: 20, max: 200 },
+    durationMillis: undefined,
+    verify: true,
+    timeoutMillis: 30_000,
+    notice: () => Effect.void,
+    ...options,
+  })
+})
 
-interface Run {
-  readonly pid: number
-  readonly signal: (signal: NodeJS.Signals) => Effect.Effect<void>
-  /** The exit code, what stderr says, and the last line of stdout. */
-  readonly ended: Effect.Effect<{
-    readonly code: number | null
-    readonly errors: string
-    readonly summary: typeof Summary.Type
-  }>
-}
-
-/** Starts `objectlog load --verify`; it is killed with the scope. */
-const startLoad = Effect.fnUntraced(function* (
-  ...args: ReadonlyArray<string>
-): Effect.fn.Return<Run, never, Scope.Scope | NatsServer> {
+/** `objectlog load --verify` as a process; its exit code and what it has printed. */
+const startProcess = Effect.fnUntraced(function* (...args: ReadonlyArray<string>): Effect.fn.Return<
+  {
+    readonly signal: (signal: NodeJS.Signals) => Effect.Effect<void>
+    readonly ended: Effect.Effect<{ readonly code: number | null; readonly output: string; readonly errors: string }>
+  },
+  never,
+  Scope.Scope | NatsServer
+> {
   const { url } = yield* NatsServer
   let [output, errors] = ["", ""]
   const child = yield* Effect.acquireRelease(
@@ -58,20 +59,13 @@ const startLoad = Effect.fnUntraced(function* (
   )
   child.stdout.on("data", (chunk: Buffer) => (output += chunk.toString()))
   child.stderr.on("data", (chunk: Buffer) => (errors += chunk.toString()))
+  const closed = yield* Deferred.make<number | null>()
+  child.once("close", (code) => Deferred.doneUnsafe(closed, Exit.succeed(code)))
   return {
-    pid: child.pid!,
     signal: (signal) => Effect.sync(() => void child.kill(signal)),
-    ended: Effect.callback<number | null>((resume) => {
-      const end = () => resume(Effect.succeed(child.exitCode))
-      if (child.exitCode !== null || child.signalCode !== null) return end()
-      child.once("close", end)
-    }).pipe(
-      within("the run ends", 30_000, () => output + errors),
-      Effect.map((code) => {
-        const summary = Option.getOrUndefined(decodeSummary(output.trim().split("\n").at(-1)))
-        assert.isDefined(summary, output + errors)
-        return { code, errors, summary }
-      }),
+    ended: Deferred.await(closed).pipe(
+      within("the run ends", 40_000, () => output + errors),
+      Effect.map((code) => ({ code, output, errors })),
     ),
   }
 })
@@ -85,6 +79,14 @@ const onShard = Effect.fnUntraced(function* <A, E>(
   )
 })
 
+/** Waits until an object has so many entries. */
+const untilEntries = (id: number, count: number) =>
+  onShard((sql) =>
+    Effect.repeat(sql<{ entries: bigint }>`select coalesce(max(entries), 0) as entries from objects where id = ${id}`, {
+      until: (rows) => Number(rows[0]!.entries) >= count,
+    }),
+  ).pipe(within(`object ${id} has ${count} entries`, 30_000))
+
 /** How soon the broker delivers again what a killed worker had. */
 const setAckWait = Effect.fnUntraced(function* (millis: number) {
   const { url } = yield* NatsServer
@@ -96,78 +98,103 @@ const setAckWait = Effect.fnUntraced(function* (millis: number) {
   })
 })
 
-/** Waits until an object has so many entries. */
-const untilEntries = (id: number, count: number) =>
-  onShard((sql) =>
-    Effect.repeat(sql<{ entries: bigint }>`select coalesce(max(entries), 0) as entries from objects where id = ${id}`, {
-      until: (rows) => Number(rows[0]!.entries) >= count,
-    }),
-  ).pipe(within(`object ${id} has ${count} entries`, 20_000))
-
-layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("objectlog load", (it) => {
-  it.effect("verifies a run, on objects that have logs too, and ends well", () =>
+layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("load", (it) => {
+  it.effect("verifies two runs side by side on the same objects, one of them without reading back", () =>
     Effect.gen(function* () {
-      yield* startWorkerProcess
-      for (const times of [1, 2]) {
-        const run = yield* startLoad("--rate", "1000", "--objects", "20", "--size", "20-200", "--duration", "1s")
-        const { code, errors, summary } = yield* run.ended
-        assert.strictEqual(errors, "")
-        assert.strictEqual(code, 0)
-        const { answered, completely_read, sent, stored, verdict, verified } = summary
-        assert.deepStrictEqual([verdict, sent, stored, answered, verified], ["ok", 1000, 1000, 1000, 1000])
-        assert.strictEqual(completely_read, 20)
-        yield* untilEntries(20, times * 50)
-      }
+      yield* startWorker
+      const one = yield* startLoad({ run: "test01", durationMillis: 1_000 })
+      const two = yield* startLoad({ run: "test02", durationMillis: 1_000, verify: false })
+      const complete = (load: typeof one) => Effect.andThen(load.send, load.finish)
+      yield* Effect.all([complete(one), complete(two)], { concurrency: "unbounded" })
+      const { answered, foreign, pending, sent, stored, unanswered, verified } = one.tally.counts
+      assert.deepStrictEqual(
+        { answered, pending, sent, stored, unanswered, verified },
+        {
+          answered: 500,
+          pending: 0,
+          sent: 500,
+          stored: 500,
+          unanswered: 0,
+          verified: 500,
+        },
+      )
+      assert.isAtMost(foreign, 500)
+      assert.strictEqual(one.completelyRead(), 10)
+      assert.strictEqual(one.tally.latency.total, 500)
+      assert.deepStrictEqual([two.tally.counts.answered, two.tally.counts.verified], [500, 0])
+      assert.strictEqual(two.completelyRead(), 0)
     }),
   )
 
-  it.effect("is not mistaken when its worker is killed and replaced, and verifies what was sent before a signal", () =>
+  it.effect("is not mistaken when the worker is killed, the broker too, and both come back", () =>
     Effect.gen(function* () {
+      const { control } = yield* NatsServer
       const worker = yield* startWorkerProcess
       yield* setAckWait(2_000)
-      const run = yield* startLoad("--rate", "500", "--objects", "5", "--first-id", "100")
-      yield* untilEntries(104, 20)
-      yield* worker.stop("SIGKILL", 5_000)
-      yield* startWorkerProcess
-      yield* untilEntries(104, 60)
-      yield* run.signal("SIGTERM")
-      const { code, summary } = yield* run.ended
-      assert.strictEqual(code, 0)
-      assert.strictEqual(summary.verdict, "ok")
-      assert.strictEqual(summary.verified, summary.sent)
-      yield* setAckWait(30_000)
+      const load = yield* startLoad({ firstId: 100n, ratePerSecond: 300 })
+      yield* Effect.raceFirst(
+        load.send,
+        Effect.gen(function* () {
+          yield* untilEntries(100, 10)
+          yield* worker.stop("SIGKILL", 5_000)
+          yield* control.stop("SIGKILL")
+          yield* control.start
+          yield* startWorker
+          yield* untilEntries(100, 40)
+        }),
+      )
+      yield* load.finish
+      const { answered, pending, sent, stored, unanswered, verified } = load.tally.counts
+      assert.isAtLeast(sent, 400)
+      assert.deepStrictEqual(
+        { answered, pending, unanswered, verified },
+        {
+          answered: sent,
+          pending: 0,
+          unanswered: 0,
+          verified: sent,
+        },
+      )
+      assert.isAtMost(stored, sent)
+      assert.strictEqual(load.completelyRead(), 10)
     }),
   )
 
-  it.effect("finds an entry that was changed behind the service's back, at once", () =>
+  it.effect("finds an entry whose text was changed on its way to the disk", () =>
     Effect.gen(function* () {
-      yield* startWorkerProcess
+      yield* startWorker
       yield* onShard((sql) =>
         Effect.andThen(
           sql`create function change_one() returns trigger language plpgsql as $$
-            begin new.log = overlay(new.log placing '!' from 5); return new; end $$`,
+            begin new.log = overlay(new.log placing '!' from 18); return new; end $$`,
           sql`create trigger change_one before insert on log_entries
             for each row when (new.object_id = 201 and new.position = 30) execute function change_one()`,
         ),
       )
-      const run = yield* startLoad("--rate", "500", "--objects", "2", "--first-id", "200", "--size", "80")
-      const { code, errors, summary } = yield* run.ended
-      assert.strictEqual(code, 1)
-      assert.strictEqual(summary.verdict, "violation")
-      assert.match(errors, /objectlog: violation: \w+: object 201: append 30 /)
+      const load = yield* startLoad({ firstId: 200n, objects: 2, ratePerSecond: 100 })
+      const violation = yield* Effect.flip(load.send)
+      assert.match(violation.message, /^violation: altered: object 201: append \d+ at position 30,/)
     }),
   )
 
-  it.effect("finds an entry that was deleted after it was verified", () =>
+  it.effect("as a command ends with 0 after a signal when all is well, and with 1 when it is not", () =>
     Effect.gen(function* () {
-      yield* startWorkerProcess
-      const run = yield* startLoad("--rate", "300", "--objects", "2", "--first-id", "300", "--timeout", "5s")
-      yield* untilEntries(301, 200)
+      yield* startWorker
+      const well = yield* startProcess("--rate", "50", "--objects", "2", "--first-id", "400")
+      const wrong = yield* startProcess("--rate", "50", "--objects", "2", "--first-id", "300")
+      yield* untilEntries(301, 10)
+      yield* untilEntries(401, 10)
+      yield* well.signal("SIGTERM")
+      // Read already, or not yet: it is missed in any case.
       yield* onShard((sql) => sql`delete from log_entries where object_id = 301 and position = 7`)
-      yield* run.signal("SIGINT")
-      const { code, errors } = yield* run.ended
-      assert.strictEqual(code, 1)
-      assert.match(errors, /objectlog: violation: (gap|lost): object 301: .*7/)
+      yield* wrong.signal("SIGINT")
+      const [good, bad] = yield* Effect.all([well.ended, wrong.ended], { concurrency: "unbounded" })
+      assert.strictEqual(good.code, 0, good.errors)
+      assert.match(good.output, /"verdict":"ok"/)
+      assert.strictEqual(good.errors, "")
+      assert.strictEqual(bad.code, 1, bad.errors)
+      assert.match(bad.errors, /^objectlog: violation: (gap|lost): object 301: .*\b[78]\b/m)
+      assert.match(bad.output, /"verdict":"violation"/)
     }),
   )
 })

@@ -1,0 +1,61 @@
+/**
+ * What the broker knows and no subscription tells: how far the workers have acknowledged, and events that were missed.
+ *
+ * Both need its JetStream interface. A client may not be allowed to use it; then the load generator goes by time alone.
+ */
+import { DeliverPolicy, jetstream, jetstreamManager } from "@nats-io/jetstream"
+import type { NatsConnection } from "@nats-io/transport-node"
+import { Effect } from "effect"
+import { BrokerUnavailable } from "../broker/Broker.ts"
+import { consumerName } from "../broker/provision.ts"
+
+const withSignal = <A>(operation: string, run: (signal: AbortSignal) => Promise<A>) =>
+  Effect.tryPromise({ try: run, catch: (cause) => new BrokerUnavailable({ operation, cause }) }).pipe(
+    Effect.timeoutOrElse({
+      duration: timeoutMillis,
+      orElse: () => Effect.fail(new BrokerUnavailable({ operation, cause: new Error("no answer in time") })),
+    }),
+  )
+
+/** How long one look may take. A replay after an outage can have many events. */
+const timeoutMillis = 30_000
+
+/** The sequence number up to which the workers have acknowledged all appends. */
+export const readFloor = (connection: NatsConnection, logsTopic: string): Effect.Effect<number, BrokerUnavailable> =>
+  withSignal("read the acknowledgement floor", async () => {
+    const manager = await jetstreamManager(connection, { checkAPI: false })
+    const stream = await manager.streams.find(logsTopic)
+    const { ack_floor } = await manager.consumers.info(stream, consumerName)
+    return ack_floor.stream_seq
+  })
+
+/**
+ * Takes the events that the broker has stored since a time (Unix milliseconds, its clock). True if these are all: its
+ * stream is bounded and drops the oldest.
+ */
+export const replayEvents = (
+  connection: NatsConnection,
+  responseTopic: string,
+  sinceMillis: number,
+  take: (data: Uint8Array) => void,
+): Effect.Effect<boolean, BrokerUnavailable> =>
+  withSignal("replay events", async (signal) => {
+    const manager = await jetstreamManager(connection, { checkAPI: false })
+    const stream = await manager.streams.find(responseTopic)
+    const { state } = await manager.streams.info(stream)
+    const complete = state.first_seq <= 1 || Date.parse(state.first_ts) < sinceMillis
+    const consumer = await jetstream(connection).consumers.get(stream, {
+      filter_subjects: responseTopic,
+      deliver_policy: DeliverPolicy.StartTime,
+      opt_start_time: new Date(sinceMillis).toISOString(),
+    })
+    const { num_pending } = await consumer.info()
+    if (num_pending === 0) return complete
+    const messages = await consumer.consume()
+    signal.addEventListener("abort", () => messages.stop())
+    for await (const message of messages) {
+      take(message.data)
+      if (message.info.pending === 0) break
+    }
+    return complete && !signal.aborted
+  })
