@@ -131,37 +131,67 @@ const isAfter = (order: ReadOrder, entry: Entry, last: Entry): boolean => {
   return order === "asc" ? difference > 0 : difference < 0
 }
 
+/** A page as an event has it. */
+export interface ReceivedPage extends Page {
+  readonly snapshot: string
+}
+
+/** The pages of one snapshot. */
+interface Snapshot {
+  /** The next page to hand on. */
+  expected: number
+  /** Pages that came before their turn. */
+  readonly early: Map<number, ReceivedPage>
+}
+
 /**
- * Puts a read's pages together. A read that another worker took over starts again with page 0, and the pages of the
- * first worker may still come in between: page n replaces what is held from page n on, and one beyond the next expected
- * page is ignored. What was handed on cannot be taken back; in a repetition it is skipped.
+ * Puts a read's pages together, those of each snapshot for themselves and in their order. A read that another worker took
+ * over starts again, with a snapshot of its own, and the pages of both may come mixed. What was handed on cannot be taken
+ * back: in another snapshot it is skipped. Whichever snapshot has its last page first ends the read.
  */
 export class PageMerge {
   readonly #order: ReadOrder
-  #expected = 0
-  #repeating = false
+  readonly #snapshots = new Map<string, Snapshot>()
+  /** The last entry that was handed on, and whose it was. */
   #last: Entry | undefined
+  #lastOf: Snapshot | undefined
 
   constructor(order: ReadOrder) {
     this.#order = order
   }
 
-  /** What to hand on of a page that arrived; `undefined` for one to ignore. */
-  accept(page: Page): ReadonlyArray<Entry> | undefined {
-    if (page.page > this.#expected) return undefined
-    if (page.page < this.#expected) this.#repeating = true
-    this.#expected = page.page + 1
+  /** What can be handed on after a page arrived; `undefined` for one that repeats, or comes before its turn. */
+  accept(page: ReceivedPage): Omit<Page, "page"> | undefined {
+    let snapshot = this.#snapshots.get(page.snapshot)
+    if (snapshot === undefined) this.#snapshots.set(page.snapshot, (snapshot = { expected: 0, early: new Map() }))
+    if (page.page < snapshot.expected) return undefined
+    snapshot.early.set(page.page, page)
+    const entries: Array<Entry> = []
+    let end: ReceivedPage | undefined
+    const before = snapshot.expected
+    for (let next; end === undefined && (next = snapshot.early.get(snapshot.expected)) !== undefined;) {
+      snapshot.early.delete(snapshot.expected++)
+      for (const entry of this.#fresh(snapshot, next.entries)) entries.push(entry)
+      if (next.last) end = next
+    }
+    return snapshot.expected === before ? undefined : { entries, last: end !== undefined, next: end?.next }
+  }
+
+  /** Those of a page that were not handed on from another snapshot. */
+  #fresh(snapshot: Snapshot, entries: ReadonlyArray<Entry>): ReadonlyArray<Entry> {
     const last = this.#last
-    let entries = page.entries
-    if (this.#repeating && last !== undefined && entries.length > 0) {
+    let fresh = entries
+    if (last !== undefined && this.#lastOf !== snapshot) {
       // A position is unique in its object. Without it in this page, the sort order tells.
       const index = entries.findIndex((entry) => entry.position === last.position)
       const first = index >= 0 ? index + 1 : entries.findIndex((entry) => isAfter(this.#order, entry, last))
-      this.#repeating = first < 0
-      entries = first < 0 ? [] : entries.slice(first)
+      fresh = first < 0 ? [] : entries.slice(first)
     }
-    this.#last = entries.at(-1) ?? last
-    return entries
+    if (fresh.length > 0) {
+      this.#last = fresh.at(-1)
+      this.#lastOf = snapshot
+    }
+    return fresh
   }
 }
 
@@ -174,6 +204,7 @@ const Appending = Schema.Struct({
 })
 const Reading = Schema.Struct({
   status: Schema.Literal("ok"),
+  snapshot: Schema.String,
   page: Schema.Int,
   last: Schema.Boolean,
   entries: Schema.Array(
@@ -391,7 +422,7 @@ const make = Effect.fnUntraced(function* (options: ClientOptions) {
   const readOnce = (
     read: Read,
     order: ReadOrder,
-  ): Stream.Stream<Page & { readonly bytes: number }, ClientFailed | RequestRefused> =>
+  ): Stream.Stream<Omit<Page, "page"> & { readonly bytes: number }, ClientFailed | RequestRefused> =>
     Stream.unwrap(
       Effect.gen(function* () {
         if (lost !== undefined) return yield* lost
@@ -414,9 +445,8 @@ const make = Effect.fnUntraced(function* (options: ClientOptions) {
         const nextPage = Effect.gen(function* () {
           for (;;) {
             const answer = yield* Effect.fromResult(yield* within(Queue.take(queue)))
-            const page = yield* outcome(answer, decodePage)
-            const entries = merge.accept(page)
-            if (entries !== undefined) return { ...page, entries, bytes: answer.text.length }
+            const page = merge.accept(yield* outcome(answer, decodePage))
+            if (page !== undefined) return { ...page, bytes: answer.text.length }
           }
         })
         return Stream.paginate(undefined, () =>

@@ -323,6 +323,8 @@ export const encodeEntry = (entry: LogEntry): string =>
   `{"position":${entry.position},"seq":${entry.seq},"timestamp":${toMillis(entry.timestamp)},"log":${JSON.stringify(entry.log)}}`
 
 export interface Page {
+  /** Names the state of the log that the page shows and how it was cut: pages with the same one belong together. */
+  readonly snapshot: string
   readonly page: number
   readonly last: boolean
   /** Entries as `encodeEntry` made them. */
@@ -331,4 +333,4 @@ export interface Page {
 }
 
 export const encodePage = (id: ObjectId.ObjectId, page: Page, requestId: string | undefined): string =>
-  `{"type":"query","status":"ok","id":${id},"page":${page.page},"last":${page.last},"entries":[${page.entries.join(",")}]${page.next === undefined ? "" : `,"next":"${cursorText(id, page.next)}"`}${requestIdField(requestId)}}`
+  `{"type":"query","status":"ok","id":${id},"snapshot":"${page.snapshot}","page":${page.page},"last":${page.last},"entries":[${page.entries.join(",")}]${page.next === undefined ? "" : `,"next":"${cursorText(id, page.next)}"`}${requestIdField(requestId)}}`

@@ -58,10 +58,10 @@ export class Reader {
             const reason = `was refused: ${event.code}: ${event.reason}`
             return resume(Effect.fail(new ReadUnanswered({ object: String(read.id), reason })))
           }
-          const entries = merge.accept(event)
-          if (entries === undefined) return
-          take(entries)
-          if (event.last) resume(Effect.succeed(event.next))
+          const page = merge.accept(event)
+          if (page === undefined) return
+          take(page.entries)
+          if (page.last) resume(Effect.succeed(page.next))
         },
       })
       if (!this.#connection.isClosed()) this.#connection.publish(this.#topic, encodeReadRequest(read, requestId))

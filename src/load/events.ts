@@ -12,6 +12,7 @@ export interface AppendEvent {
 export interface PageEvent {
   readonly type: "query"
   readonly requestId: string
+  readonly snapshot: string
   readonly page: number
   readonly last: boolean
   readonly entries: ReadonlyArray<Entry>
@@ -40,6 +41,7 @@ const Appended = Schema.Struct({
 const Paged = Schema.Struct({
   type: Schema.Literal("query"),
   status: Schema.Literal("ok"),
+  snapshot: Schema.String,
   page: Schema.Int,
   last: Schema.Boolean,
   entries: Schema.Array(
@@ -88,8 +90,8 @@ const readUnusual = (text: string, run: string): LoadEvent | undefined => {
   }
   const paged = decodePaged(body)
   if (Option.isSome(paged)) {
-    const { entries, last, next, page } = paged.value
-    return { type: "query", requestId, page, last, entries, next }
+    const { entries, last, next, page, snapshot } = paged.value
+    return { type: "query", requestId, snapshot, page, last, entries, next }
   }
   const appended = decodeAppended(body)
   if (Option.isNone(appended)) return undefined

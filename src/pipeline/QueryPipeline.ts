@@ -4,12 +4,11 @@
  * A read is one consistent snapshot: positions are given in the order of commit and without gaps, so "all up to the count
  * that the object had at the start" is a snapshot that needs no transaction and no connection between pages.
  *
- * A read that is interrupted (a worker killed, a shard lost) is delivered again and starts anew with page 0. Its pages
- * carry ids that chain over everything sent before them, so the broker drops a repeated page only where the whole read
- * up to it is the same; a client takes page n as replacing whatever it holds from page n on.
+ * A read that is interrupted (a worker killed, a shard lost) is delivered again and starts anew with page 0, perhaps while
+ * the first worker still sends. Each page names its snapshot: those of one snapshot are the same whoever sends them, so the
+ * broker drops repeated ones, and a client puts together those with the same one.
  */
 import { Clock, Effect, FiberSet, Random, Result, Semaphore, Stream } from "effect"
-import { createHash } from "node:crypto"
 import { Broker, type Delivery, type OutgoingEvent } from "../broker/Broker.ts"
 import type { Cursor } from "../domain/Cursor.ts"
 import type { LogEntry } from "../domain/LogEntry.ts"
@@ -28,14 +27,11 @@ import type { WorkerOptions } from "./Worker.ts"
 const cursorOf = (order: ReadRequest["order"], entry: LogEntry): Cursor =>
   order === "position" ? { order, position: entry.position } : { order, timestamp: entry.timestamp, seq: entry.seq }
 
-/** Names the pages of one read for the broker's deduplication: each id depends on all pages so far. */
-const makePageIds = (delivery: Delivery) => {
-  let chain = ""
-  return (payload: string): string => {
-    chain = createHash("sha1").update(chain).update(payload).digest("base64url")
-    return `${outcomeId(delivery)}-${chain}`
-  }
-}
+/**
+ * Everything that the pages of a request depend on: the entries that it sees, and how large a page may be. Whoever changes
+ * how pages are cut adds to it.
+ */
+const snapshotName = (upTo: number, maxPayload: number): string => `${upTo.toString(36)}.${maxPayload.toString(36)}`
 
 /** What the reads of one shard may use of a worker. */
 interface Share {
@@ -54,8 +50,9 @@ const sendPages = Effect.fnUntraced(function* (delivery: Delivery, request: Read
   const shard = (yield* HashRing).shards[index]!.name
   const { id, order, from, to, limit, requestId, replyTo } = request
   const upTo = yield* pool.count(index, id)
-  const packer = makePacker(id, requestId, broker.maxPayload())
-  const pageId = makePageIds(delivery)
+  const maxPayload = broker.maxPayload()
+  const snapshot = snapshotName(upTo, maxPayload)
+  const packer = makePacker(id, requestId, maxPayload, snapshot)
   // Without bounds in time or place, having seen all of the snapshot is the end: no last, empty fetch.
   const expected = from === undefined && to === undefined && request.after === undefined ? upTo : Infinity
 
@@ -71,9 +68,14 @@ const sendPages = Effect.fnUntraced(function* (delivery: Delivery, request: Read
       maxEntries: Math.min(limits.fetchEntriesMax, remaining + 1),
       maxBytes: limits.fetchBytesMax,
     })
+  let sent = 0
   const publish = Effect.fnUntraced(function* (payloads: ReadonlyArray<string>) {
     if (payloads.length === 0) return
-    const events = payloads.map((payload): OutgoingEvent => ({ payload, messageId: pageId(payload), replyTo }))
+    const events = payloads.map((payload): OutgoingEvent => ({
+      payload,
+      messageId: `${outcomeId(delivery)}-${snapshot}-${sent++}`,
+      replyTo,
+    }))
     yield* publishForever(events)
     share.moves++
     yield* metrics.count("pages_sent_total", { shard }, events.length)
@@ -93,7 +95,7 @@ const sendPages = Effect.fnUntraced(function* (delivery: Delivery, request: Read
     yield* publish(packer.add(entries))
     const tooLarge = packer.tooLarge()
     if (tooLarge !== undefined) {
-      const message = `entry ${tooLarge.position}: needs ${tooLarge.bytes} bytes, more than the broker's max_payload of ${broker.maxPayload()} leaves`
+      const message = `entry ${tooLarge.position}: needs ${tooLarge.bytes} bytes, more than the broker's max_payload of ${maxPayload} leaves`
       return yield* refuse("query", delivery, { code: "entry_too_large", message, id, requestId, replyTo })
     }
     yield* metrics.count("entries_read_total", { shard }, entries.length)

@@ -19,15 +19,20 @@ export interface Packer {
   readonly tooLarge: () => TooLarge | undefined
 }
 
-export const makePacker = (id: ObjectId, requestId: string | undefined, maxPayload: number): Packer => {
+export const makePacker = (
+  id: ObjectId,
+  requestId: string | undefined,
+  maxPayload: number,
+  snapshot: string,
+): Packer => {
   const budget = maxPayload - pageOverheadBytes
   let number = 0
   let held: Array<string> = []
   let heldBytes = 0
   let tooLarge: TooLarge | undefined
 
-  const encode = (page: Omit<Page, "page" | "entries">): string => {
-    const text = encodePage(id, { ...page, page: number++, entries: held }, requestId)
+  const encode = (page: Omit<Page, "snapshot" | "page" | "entries">): string => {
+    const text = encodePage(id, { ...page, snapshot, page: number++, entries: held }, requestId)
     held = []
     heldBytes = 0
     return text

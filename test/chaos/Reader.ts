@@ -13,6 +13,7 @@ export interface ReadEntry {
 
 interface Page {
   readonly status: "ok" | "error"
+  readonly snapshot: string
   readonly page: number
   readonly last: boolean
   readonly next?: string
@@ -35,16 +36,19 @@ export const read = (
   Effect.callback<ReadResult>((resume) => {
     const number = ++reads
     const inbox = `_INBOX.chaos.${process.pid}.${number}`
-    let pages: Array<Page> = []
+    const snapshots = new Map<string, Array<Page>>()
     const subscription = connection.subscribe(inbox, {
       callback: (error, message) => {
         if (error !== null) return
         const page = JSON.parse(message.string()) as Page
-        // As the contract says: a page replaces what is held from it on, and one beyond the next expected is ignored.
-        if (page.status !== "ok" || page.page > pages.length) return
-        pages = [...pages.slice(0, page.page), page]
-        if (!page.last) return
-        resume(Effect.succeed({ entries: pages.flatMap((held) => held.entries), next: page.next }))
+        if (page.status !== "ok") return
+        // As the contract says: the pages of one snapshot belong together, in whatever order they come.
+        const pages = snapshots.get(page.snapshot) ?? []
+        snapshots.set(page.snapshot, pages)
+        pages[page.page] = page
+        const end = pages.at(-1)!
+        if (!end.last || Object.keys(pages).length < pages.length) return
+        resume(Effect.succeed({ entries: pages.flatMap((held) => held.entries), next: end.next }))
       },
     })
     const more = Object.entries({ ...request.fields, request_id: `q.${number}`, reply_to: inbox })

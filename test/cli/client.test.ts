@@ -76,39 +76,55 @@ describe("printing", () => {
 })
 
 describe("PageMerge", () => {
-  const page = (number: number, content: ReadonlyArray<Entry>) => ({ page: number, last: false, entries: content })
-  const positions = (taken: ReadonlyArray<Entry> | undefined) => taken?.map(({ position }) => position)
+  const page = (snapshot: string, number: number, content: ReadonlyArray<Entry>, last = false) => ({
+    snapshot,
+    page: number,
+    last,
+    entries: content,
+  })
+  const positions = (taken: { readonly entries: ReadonlyArray<Entry> } | undefined) =>
+    taken?.entries.map(({ position }) => position)
 
-  it("hands on consecutive pages and ignores what is beyond the next", () => {
+  it("hands on consecutive pages, each once; one that comes early waits for its turn", () => {
     const merge = new PageMerge("asc")
-    assert.deepStrictEqual(positions(merge.accept(page(0, entries(1, 2)))), [1, 2])
-    assert.isUndefined(merge.accept(page(2, entries(5, 6))))
-    assert.deepStrictEqual(positions(merge.accept(page(1, entries(3, 4)))), [3, 4])
+    assert.deepStrictEqual(positions(merge.accept(page("s", 0, entries(1, 2)))), [1, 2])
+    assert.isUndefined(merge.accept(page("s", 2, entries(5, 6), true)))
+    assert.isUndefined(merge.accept(page("s", 0, entries(1, 2))))
+    const rest = merge.accept(page("s", 1, entries(3, 4)))
+    assert.deepStrictEqual([positions(rest), rest?.last], [[3, 4, 5, 6], true])
   })
 
-  it("skips in a repeated read what was handed on, also where pages are cut otherwise", () => {
+  it("skips in another snapshot what was handed on, also where pages are cut otherwise", () => {
     for (const order of ["asc", "position", "desc"] as const) {
       const all = order === "desc" ? entries(1, 6).toReversed() : entries(1, 6)
       const merge = new PageMerge(order)
       const taken: Array<Entry> = []
-      const accept = (number: number, from: number, to: number) =>
-        taken.push(...(merge.accept(page(number, all.slice(from, to))) ?? []))
-      accept(0, 0, 2)
-      accept(1, 2, 4)
-      accept(0, 0, 3)
-      accept(2, 4, 6)
-      accept(1, 3, 5)
-      accept(2, 5, 6)
+      const accept = (snapshot: string, number: number, from: number, to: number) =>
+        taken.push(...(merge.accept(page(snapshot, number, all.slice(from, to)))?.entries ?? []))
+      accept("s", 0, 0, 2)
+      accept("s", 1, 2, 4)
+      accept("t", 0, 0, 3)
+      accept("t", 2, 5, 6)
+      accept("s", 2, 4, 5)
+      accept("t", 1, 3, 5)
       assert.deepStrictEqual(taken, all, order)
     }
   })
 
+  it("never goes on with the pages of another snapshot behind its own", () => {
+    // Newest first: the second worker saw two entries more, so that its pages begin and end elsewhere.
+    const merge = new PageMerge("desc")
+    const newest = (from: number, to: number) => entries(to, from).toReversed()
+    assert.deepStrictEqual(positions(merge.accept(page("t", 0, newest(12, 8)))), [12, 11, 10, 9, 8])
+    assert.deepStrictEqual(positions(merge.accept(page("s", 0, newest(10, 6)))), [7, 6])
+    assert.deepStrictEqual(positions(merge.accept(page("s", 1, newest(5, 1), true))), [5, 4, 3, 2, 1])
+  })
+
   it("goes on by the sort order where the last entry is not in the page", () => {
     const merge = new PageMerge("asc")
-    merge.accept(page(0, entries(1, 3)))
-    merge.accept(page(1, []))
-    assert.deepStrictEqual(positions(merge.accept(page(0, []))), [])
-    assert.deepStrictEqual(positions(merge.accept(page(1, entries(4, 5)))), [4, 5])
+    merge.accept(page("s", 0, entries(1, 3)))
+    assert.deepStrictEqual(positions(merge.accept(page("t", 0, []))), [])
+    assert.deepStrictEqual(positions(merge.accept(page("t", 1, entries(4, 5)))), [4, 5])
   })
 
   it("knows the order of a cursor", () => {
@@ -269,7 +285,7 @@ describe("Client", () => {
     Effect.gen(function* () {
       const { client } = yield* withWorker((_request, _text, send) => {
         for (let page = 0; page < 4; page++) {
-          const fields = { status: "ok", page, last: page === 3, entries: [entry(page + 1)] }
+          const fields = { status: "ok", snapshot: "s", page, last: page === 3, entries: [entry(page + 1)] }
           setTimeout(() => send(fields), 250 * (page + 1))
         }
       }, "600 millis")
@@ -284,14 +300,14 @@ describe("Client", () => {
   it.live("reads each entry once, though another worker starts the read again", () =>
     Effect.gen(function* () {
       const { client } = yield* withWorker((_request, _text, send) => {
-        const page = (number: number, last: boolean, from: number, to: number) =>
-          send({ status: "ok", page: number, last, entries: entries(from, to) })
-        page(0, false, 1, 3)
-        page(1, false, 4, 6)
-        page(0, false, 1, 2)
-        page(2, false, 7, 9)
-        page(1, false, 3, 7)
-        page(2, true, 8, 9)
+        const page = (snapshot: string, number: number, last: boolean, from: number, to: number) =>
+          send({ status: "ok", snapshot, page: number, last, entries: entries(from, to) })
+        page("s", 0, false, 1, 3)
+        page("s", 1, false, 4, 6)
+        page("t", 0, false, 1, 2)
+        page("t", 2, true, 8, 9)
+        page("s", 2, false, 7, 8)
+        page("t", 1, false, 3, 7)
       })
       const pages = yield* readAll({ id: largest }).pipe(Effect.provide(client))
       assert.deepStrictEqual(
@@ -309,9 +325,9 @@ describe("Client", () => {
       const after = Number(request.after ?? "0")
       const to = Math.min(size, after + (request.limit ?? size))
       const middle = Math.floor((after + to) / 2)
-      send({ status: "ok", page: 0, last: false, entries: entries(after + 1, middle) })
+      send({ status: "ok", snapshot: "s", page: 0, last: false, entries: entries(after + 1, middle) })
       const next = to < size ? { next: String(to) } : {}
-      send({ status: "ok", page: 1, last: true, entries: entries(middle + 1, to), ...next })
+      send({ status: "ok", snapshot: "s", page: 1, last: true, entries: entries(middle + 1, to), ...next })
     }
 
   it.live("reads a long log in several requests, up to the limit", () =>

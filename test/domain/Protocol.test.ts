@@ -29,6 +29,7 @@ import * as reference from "./referenceJson.ts"
 import { damage, damaged, escaped, spelled } from "./requests.ts"
 
 const limits = { maxPayload: 1_048_576, responseTopic: "response" }
+const first = { snapshot: "c.mh34", page: 0 }
 const bytes = (text: string): Uint8Array => Buffer.from(text)
 
 const appended = (text: string): AppendRequest => {
@@ -368,7 +369,8 @@ describe("log size", () => {
             timestamp: timestampMax,
             log,
           }
-          const page = { page: Number.MAX_SAFE_INTEGER, last: false, entries: [encodeEntry(entry)] }
+          const snapshot = `${Number.MAX_SAFE_INTEGER.toString(36)}.${Number.MAX_SAFE_INTEGER.toString(36)}`
+          const page = { snapshot, page: Number.MAX_SAFE_INTEGER, last: false, entries: [encodeEntry(entry)] }
           const next = { order: "desc", timestamp: timestampMax, seq: Number.MAX_SAFE_INTEGER } as const
           const text = encodePage(max as ObjectId, { ...page, next }, "\u0000".repeat(128))
           assert.isTrue(Buffer.byteLength(text) + 512 <= maxPayload, `${Buffer.byteLength(text)} of ${maxPayload}`)
@@ -490,7 +492,7 @@ describe("read request", () => {
       Effect.sync(() => {
         const next =
           order === "position" ? { order, position: count } : { order, timestamp: BigInt.asUintN(63, time), seq: count }
-        const page = JSON.parse(encodePage(id, { page: 0, last: true, entries: [], next }, undefined)) as {
+        const page = JSON.parse(encodePage(id, { ...first, last: true, entries: [], next }, undefined)) as {
           next: string
         }
         assert.strictEqual(page.next, cursorText(id, next))
@@ -584,12 +586,12 @@ describe("events", () => {
       )
       const entry = encodeEntry({ position: 12, seq: 981, timestamp, log: "…" })
       assert.strictEqual(
-        encodePage(id, { page: 0, last: false, entries: [entry], next: undefined }, undefined),
-        '{"type":"query","status":"ok","id":42,"page":0,"last":false,"entries":[{"position":12,"seq":981,"timestamp":1763922300123,"log":"…"}]}',
+        encodePage(id, { ...first, last: false, entries: [entry], next: undefined }, undefined),
+        '{"type":"query","status":"ok","id":42,"snapshot":"c.mh34","page":0,"last":false,"entries":[{"position":12,"seq":981,"timestamp":1763922300123,"log":"…"}]}',
       )
       assert.strictEqual(
-        encodePage(id, { page: 1, last: true, entries: [], next: { order: "position", position: 36 } }, "r"),
-        '{"type":"query","status":"ok","id":42,"page":1,"last":true,"entries":[],"next":"p.16.10","request_id":"r"}',
+        encodePage(id, { ...first, page: 1, last: true, entries: [], next: { order: "position", position: 36 } }, "r"),
+        '{"type":"query","status":"ok","id":42,"snapshot":"c.mh34","page":1,"last":true,"entries":[],"next":"p.16.10","request_id":"r"}',
       )
       const failure = { code: "invalid_message", message: "log: expected a string, got 7", id: undefined } as const
       assert.strictEqual(
@@ -622,11 +624,12 @@ describe("events", () => {
         )
         const next = { order: "asc", timestamp: at.timestamp, seq: at.seq } as const
         for (const last of [true, false]) {
-          const page = { page: at.position, last, entries, next: last ? next : undefined }
+          const page = { snapshot: "s", page: at.position, last, entries, next: last ? next : undefined }
           assert.deepStrictEqual(event(encodePage(id, page, request)), {
             type: "query",
             status: "ok",
             id: `#${id}`,
+            snapshot: "s",
             page: `#${at.position}`,
             last,
             entries: logs.map((log) => ({ ...place, log })),

@@ -156,7 +156,7 @@ describe("events", () => {
       "{}",
       `{"type":"append","status":"ok","id":1,"position":1,"seq":1,"timestamp":1}`,
       `{"type":"append","status":"ok","id":1,"position":1,"seq":1,"timestamp":1,"request_id":"run002.1.1"}`,
-      `{"type":"query","status":"ok","id":1,"page":0,"last":true,"entries":[{"position":1,"seq":1,"timestamp":1,"log":"run001.0.1"}]}`,
+      `{"type":"query","status":"ok","id":1,"snapshot":"1.s","page":0,"last":true,"entries":[{"position":1,"seq":1,"timestamp":1,"log":"run001.0.1"}]}`,
     ]) {
       assert.isUndefined(read(text), text)
     }
@@ -168,11 +168,12 @@ describe("events", () => {
       { type: "refused", requestId: "run001.1.1", code: "c", reason: "m" },
     )
     const page = read(
-      `{"type":"query","status":"ok","id":1,"page":2,"last":true,"entries":[{"position":1,"seq":2,"timestamp":3,"log":"l"}],"next":"n","request_id":"run001.read-1"}`,
+      `{"type":"query","status":"ok","id":1,"snapshot":"1.s","page":2,"last":true,"entries":[{"position":1,"seq":2,"timestamp":3,"log":"l"}],"next":"n","request_id":"run001.read-1"}`,
     )
     assert.deepStrictEqual(page, {
       type: "query",
       requestId: "run001.read-1",
+      snapshot: "1.s",
       page: 2,
       last: true,
       entries: [{ position: 1, seq: 2, timestamp: 3, log: "l" }],
