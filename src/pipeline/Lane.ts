@@ -21,6 +21,7 @@ import { watched } from "../observe/Parts.ts"
 import { ShardPool } from "../shard/ShardPool.ts"
 import type { Flow } from "./Flow.ts"
 import * as limits from "./limits.ts"
+import * as LossCheck from "./LossCheck.ts"
 import * as Parking from "./Parking.ts"
 import { type Offered, Waiting, type Work } from "./Waiting.ts"
 import { outcomeId, publishForever, refuse, secondsSince } from "./outcome.ts"
@@ -65,6 +66,7 @@ export const make = Effect.fnUntraced(function* (
   const announcing = yield* FiberSet.make<void, never>()
 
   const parking = yield* Parking.make(shard)
+  const lossCheck = yield* LossCheck.make(index, shard)
   const waiting: Record<Source, Waiting> = {
     intake: new Waiting(limits.laneEntriesMax, limits.laneCharactersMax),
     setAside: new Waiting(limits.batchEntriesMax, limits.laneCharactersMax),
@@ -174,6 +176,7 @@ export const make = Effect.fnUntraced(function* (
       ([took, placed]) => {
         transactionSeconds(Duration.toSeconds(took))
         batchEntries(works.length)
+        lossCheck.committed(works.at(-1)!.entry.id, placed.at(-1)!)
         return placed
       },
     )
@@ -282,6 +285,7 @@ export const make = Effect.fnUntraced(function* (
       Effect.forever(keepAlive),
       FiberSet.join(announcing),
       parking.run,
+      lossCheck.run,
     ]).pipe(Effect.andThen(Effect.never)),
     close: Effect.all([drain, parking.close], { concurrency: "unbounded", discard: true }),
   }

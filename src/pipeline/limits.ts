@@ -31,6 +31,9 @@ export const keepAliveMillis = 10_000
 /** How long a stopping worker waits for transactions and events under way before it hands back. */
 export const drainMillis = 5_000
 
+/** How often a lane looks whether the database still has what it committed: one short read. */
+export const lossCheckMillis = 30_000
+
 /** First and longest delay after which the broker delivers again what a shard could not take. */
 export const handBackMillis = { first: 1_000, longest: 60_000 }
 

@@ -25,6 +25,8 @@ export class MemoryShards extends Context.Service<
     /** All entries of an object by position. */
     readonly entries: (shard: number, id: ObjectId) => Effect.Effect<ReadonlyArray<LogEntry>>
     readonly objects: (shard: number) => Effect.Effect<ReadonlyArray<ObjectId>>
+    /** Drops what an object has beyond a position, as a database does that is restored from an older backup. */
+    readonly restore: (shard: number, id: ObjectId, position: number) => Effect.Effect<void>
     /** The sizes of the batches that were stored, in order. */
     readonly batches: (shard: number) => Effect.Effect<ReadonlyArray<number>>
   }
@@ -124,6 +126,7 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
     reject: (index, matches) => Effect.sync(() => void (shards[index]!.reject = matches)),
     entries: (index, id) => Effect.sync(() => (shards[index]!.logs.get(id)?.entries ?? []).map(toEntry)),
     objects: (index) => Effect.sync(() => [...shards[index]!.logs.keys()]),
+    restore: (index, id, position) => Effect.sync(() => cutOff(shards[index]!.logs.get(id), position)),
     batches: (index) => Effect.sync(() => [...shards[index]!.batches]),
   })
   return Context.make(ShardPool, pool).pipe(Context.add(MemoryShards, control))
@@ -176,6 +179,17 @@ const logOf = (logs: Map<ObjectId, Log>, id: ObjectId): Log => {
     logs.set(id, log)
   }
   return log
+}
+
+const cutOff = (log: Log | undefined, position: number): void => {
+  if (log === undefined) return
+  const kept = log.sorted.filter((entry) => entry.position <= position)
+  log.sorted.splice(0, Infinity, ...kept)
+  log.entries.length = Math.min(log.entries.length, position)
+  for (const known of [log.byIdentity, log.byMessageId]) {
+    for (const [key, existing] of known) if (existing.position > position) known.delete(key)
+  }
+  log.head = { entries: log.entries.length, lastTimestamp: kept.at(-1)?.timestamp ?? -1n }
 }
 
 const insert = (log: Log, { id, log: text, messageId, seq, timestamp }: NewEntry, position: number): void => {

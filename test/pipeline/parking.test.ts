@@ -1,6 +1,6 @@
 /** Shards that take nothing, in memory and under a test's clock: what is set aside, what waits, and what flows meanwhile. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Layer } from "effect"
+import { Effect, Layer, Logger } from "effect"
 import { TestClock } from "effect/testing"
 import { layerMemory as brokerMemory, MemoryBroker } from "../../src/broker/Memory.ts"
 import { ObjectId } from "../../src/domain/ObjectId.ts"
@@ -249,6 +249,31 @@ describe("reads of a shard that is down", () => {
       for (const { payload } of answers) assert.deepInclude(JSON.parse(payload), { status: "ok", last: true })
     }).pipe(Effect.scoped, Effect.provide(world(["a", "b"], 300))),
   )
+})
+
+describe("a database that is older than it was", () => {
+  it.effect("is noticed, and said once", () => {
+    const logged: Array<string> = []
+    const logger = Logger.layer([Logger.make(({ message }) => void logged.push(String(message)))])
+    const complaints = () => logged.filter((line) => line.includes("run: objectlog replay")).length
+    return Effect.gen(function* () {
+      const shards = yield* MemoryShards
+      const [id] = yield* idsOf(0, 1)
+      yield* worker
+      yield* publishAll([id!], 100)
+      yield* untilEvents(100)
+      yield* TestClock.adjust("2 minutes")
+      assert.strictEqual(complaints(), 0)
+      yield* shards.restore(0, ObjectId.make(BigInt(id!)), 70)
+      yield* TestClock.adjust("2 minutes")
+      assert.strictEqual(complaints(), 1)
+      assert.include(logged.at(-1), "shard a: ")
+      yield* publish(id!, "goes on")
+      yield* untilEvents(101)
+      yield* TestClock.adjust("2 minutes")
+      assert.strictEqual(complaints(), 1)
+    }).pipe(Effect.scoped, Effect.provide(Layer.mergeAll(world(["a", "b"]), logger)))
+  })
 })
 
 describe("a refused append that is tried again", () => {
