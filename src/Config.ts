@@ -2,19 +2,12 @@
  * Every setting: name, default, what is allowed. A wrong value is one typed error that names the variable, the value and
  * what is allowed; nothing has been touched then. Secrets are `Redacted` from here on.
  */
-import { Config, Effect, FileSystem, Option, Redacted, Schema } from "effect"
+import { Effect, FileSystem, Redacted } from "effect"
 import { parkedTopic } from "./broker/setAside.ts"
+import { ConfigInvalid, given, integer, parsed } from "./ConfigValue.ts"
+import { tracingSettings, type TracingSettings } from "./observe/TracingSettings.ts"
 
-export class ConfigInvalid extends Schema.TaggedError<ConfigInvalid>()("ConfigInvalid", {
-  variable: Schema.String,
-  /** As given; `<redacted>` where it may hold a secret. */
-  value: Schema.String,
-  allowed: Schema.String,
-}) {
-  override get message(): string {
-    return `${this.variable}: expected ${this.allowed}, got ${JSON.stringify(this.value)}`
-  }
-}
+export { ConfigInvalid } from "./ConfigValue.ts"
 
 /** How to reach one shard. */
 export interface ShardAddress {
@@ -48,29 +41,8 @@ export interface Settings {
   /** The least level that is logged. */
   readonly logLevel: LogLevel
   readonly dataDir: string
-}
-
-const given = (variable: string): Effect.Effect<string | undefined, ConfigInvalid> =>
-  Config.option(Config.String(variable)).pipe(
-    Effect.map(Option.getOrUndefined),
-    Effect.mapError(() => new ConfigInvalid({ variable, value: "", allowed: "a text" })),
-  )
-
-const parsed = <A>(
-  variable: string,
-  fallback: A,
-  allowed: string,
-  parse: (value: string) => A | undefined,
-): Effect.Effect<A, ConfigInvalid> =>
-  Effect.flatMap(given(variable), (value) => {
-    if (value === undefined) return Effect.succeed(fallback)
-    const result = parse(value.trim())
-    return result === undefined ? Effect.fail(new ConfigInvalid({ variable, value, allowed })) : Effect.succeed(result)
-  })
-
-const integer = (minimum: number, maximum: number) => (value: string) => {
-  const number = /^\d{1,9}$/.test(value) ? Number(value) : Number.NaN
-  return number >= minimum && number <= maximum ? number : undefined
+  /** `undefined` where no traces are exported. */
+  readonly tracing: TracingSettings | undefined
 }
 
 const port = integer(1, 65_535)
@@ -248,6 +220,7 @@ export const settings: Effect.Effect<Settings, ConfigInvalid, FileSystem.FileSys
       logLevels.find((level) => level === value),
     ),
     dataDir: (yield* given("DATA_DIR")) ?? ".objectlog",
+    tracing: yield* tracingSettings,
   }
 })
 

@@ -39,6 +39,7 @@ describe("defaults", () => {
         metricsPort: 2112,
         logLevel: "info",
         dataDir: ".objectlog",
+        tracing: undefined,
       }),
     )
 

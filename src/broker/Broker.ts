@@ -7,6 +7,8 @@
 import { Context, Schema, type Effect, type Stream } from "effect"
 import type { Stamp } from "../domain/LogEntry.ts"
 import type { ErrorCode } from "../domain/Protocol.ts"
+import type { MessageTrace } from "../observe/MessageTrace.ts"
+import type { TraceHeaders } from "../observe/traceContext.ts"
 
 /** The broker cannot be reached or does not confirm. Another attempt may succeed; nothing was lost. */
 export class BrokerUnavailable extends Schema.TaggedError<BrokerUnavailable>()("BrokerUnavailable", {
@@ -32,6 +34,8 @@ export interface Delivery extends Stamp {
   readonly deliveryCount: number
   /** Begins the ids of what this request leads to: `""`, but for a dead letter that is tried again, each time another one. */
   readonly outcomePrefix: string
+  /** Set by the pipelines; the delivery tells it how it is settled. */
+  trace: MessageTrace | undefined
   /** The first value of a header, or `undefined`. Names are matched to the letter. Ill-formed where it is not UTF-8. */
   header(name: string): string | undefined
   ack(): void
@@ -47,6 +51,8 @@ export interface OutgoingEvent {
   readonly messageId: string
   /** A second subject that gets a copy. */
   readonly replyTo: string | undefined
+  /** Headers that the event and its copy carry. */
+  readonly trace?: TraceHeaders | undefined
 }
 
 export interface DeadLetter {

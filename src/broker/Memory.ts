@@ -13,12 +13,14 @@ import {
   type OutgoingEvent,
   type ParkedKind,
 } from "./Broker.ts"
+import type { TraceHeaders } from "../observe/traceContext.ts"
 import { MemoryDelivery, MemoryStream, Stamper, type StoredMessage, Timers } from "./MemoryStream.ts"
 
 export interface StoredEvent {
   readonly subject: string
   readonly payload: string
   readonly messageId: string
+  readonly trace: TraceHeaders | undefined
 }
 
 export interface StoredDeadLetter extends DeadLetter {
@@ -106,17 +108,19 @@ export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<Broker | M
       const arrivals = yield* Queue.unbounded<StoredEvent>()
       const letters = new Map<string, StoredDeadLetter>()
 
-      const storeEvent = (subject: string, payload: string, messageId: string) => {
+      const storeEvent = ({ subject, payload, messageId, trace }: StoredEvent) => {
         if (ids.has(messageId)) return
         ids.add(messageId)
-        const event = { subject, payload, messageId }
+        const event = { subject, payload, messageId, trace }
         events.push(event)
         Queue.offerUnsafe(arrivals, event)
       }
-      const store = ({ payload, messageId, replyTo }: OutgoingEvent) => {
+      const store = ({ payload, messageId, replyTo, trace }: OutgoingEvent) => {
         // A copy below the response topic is stored too; one for an inbox is only sent, and nobody listens here.
-        if (replyTo?.startsWith(`${responseTopic}.`)) storeEvent(replyTo, payload, `${messageId}:reply`)
-        storeEvent(responseTopic, payload, messageId)
+        if (replyTo?.startsWith(`${responseTopic}.`)) {
+          storeEvent({ subject: replyTo, payload, messageId: `${messageId}:reply`, trace })
+        }
+        storeEvent({ subject: responseTopic, payload, messageId, trace })
       }
 
       const broker = Broker.of({

@@ -1,6 +1,7 @@
 /** A stream of the broker in memory with its durable consumer, and its deliveries. Time is Effect's clock. */
 import { Clock, Effect } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
+import type { MessageTrace } from "../observe/MessageTrace.ts"
 import type { ConsumerState, Delivery } from "./Broker.ts"
 import { ackWaitMillis } from "./provision.ts"
 
@@ -149,6 +150,7 @@ const isNonEmpty = <A>(all: Array<A>): all is [A, ...Array<A>] => all.length > 0
 export class MemoryDelivery implements Delivery {
   readonly stored: Stored
   readonly deliveryCount: number
+  trace: MessageTrace | undefined = undefined
   readonly #stream: MemoryStream
   #settled = false
   /** Counts the signs of life; a wait that another sign has overtaken does nothing. */
@@ -187,12 +189,14 @@ export class MemoryDelivery implements Delivery {
   ack(): void {
     if (this.#settled) return
     this.#settled = true
+    this.trace?.settled("ack")
     this.#stream.settle(this.stored)
   }
 
   retry(delayMillis: number): void {
     if (this.#settled) return
     this.#settled = true
+    this.trace?.settled("retry")
     if (delayMillis === 0) this.#again()
     else this.#stream.later(delayMillis, () => this.#again())
   }

@@ -1,5 +1,6 @@
 /** One delivery of a JetStream message: its stamp, its headers, and how it is settled. */
 import type { Msg } from "@nats-io/transport-node"
+import type { MessageTrace } from "../observe/MessageTrace.ts"
 import type { Delivery } from "./Broker.ts"
 import { blockText, firstHeader, type Headers, headerText, headerValue, parseHeaders } from "./headers.ts"
 import { type Origin, readSetAside } from "./setAside.ts"
@@ -22,6 +23,7 @@ export class NatsDelivery implements Delivery {
   readonly seq: number
   readonly timestamp: bigint
   readonly deliveryCount: number
+  trace: MessageTrace | undefined = undefined
   readonly #message: Msg
   readonly #streams: StreamLives
   readonly #life: Life
@@ -88,6 +90,7 @@ export class NatsDelivery implements Delivery {
   #settle(answer: Uint8Array): void {
     if (this.#settled) return
     this.#settled = true
+    this.trace?.settled(answer === ack ? "ack" : "retry")
     this.#streams.settle(this.#life, this.#message, answer)
   }
 }

@@ -22,7 +22,7 @@ import { brokerState } from "./brokerState.ts"
 import { maintain } from "./maintain.ts"
 import { type FoundStream, StreamLives } from "./StreamLife.ts"
 import { parkedSubject, setAsideMessage } from "./setAside.ts"
-import { makePublisher, type Message, messageIdHeaders } from "./publish.ts"
+import { eventHeaders, makePublisher, type Message } from "./publish.ts"
 
 export interface NatsSettings extends Topics {
   /** Comma-separated server list; may carry credentials, so it is never shown. */
@@ -85,12 +85,12 @@ const connected = Effect.fnUntraced(function* (settings: NatsSettings, reconnect
   return connection
 })
 
-const toMessage = (topic: string, { payload, messageId, replyTo }: OutgoingEvent): Message => {
-  const headers = messageIdHeaders(messageId)
+const toMessage = (topic: string, { payload, messageId, replyTo, trace }: OutgoingEvent): Message => {
+  const headers = eventHeaders(messageId, trace)
   if (replyTo === undefined) return { subject: topic, payload, headers, copy: undefined }
   // Below the response topic the stream takes the copy too, as a message of its own.
   const captured = replyTo.startsWith(`${topic}.`)
-  const copy = { subject: replyTo, headers: captured ? messageIdHeaders(`${messageId}:reply`) : headers }
+  const copy = { subject: replyTo, headers: captured ? eventHeaders(`${messageId}:reply`, trace) : headers }
   return { subject: topic, payload, headers, copy }
 }
 

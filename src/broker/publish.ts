@@ -4,6 +4,7 @@
  */
 import { createInbox, type MsgHdrs, type NatsConnection } from "@nats-io/transport-node"
 import { Effect, Semaphore, type Scope } from "effect"
+import type { TraceHeaders } from "../observe/traceContext.ts"
 import { BrokerUnavailable } from "./Broker.ts"
 import type { Reconnects } from "./deliveries.ts"
 import { encodeHeaders } from "./headers.ts"
@@ -174,5 +175,13 @@ export const makePublisher = Effect.fnUntraced(function* (
   })
 })
 
-/** Headers with a message id for the broker's deduplication. */
-export const messageIdHeaders = (messageId: string): MsgHdrs => encodeHeaders([["Nats-Msg-Id", messageId]])
+/** Headers of an event: a message id for the broker's deduplication, and the trace where there is one. */
+export const eventHeaders = (messageId: string, trace: TraceHeaders | undefined): MsgHdrs => {
+  if (trace === undefined) return encodeHeaders([["Nats-Msg-Id", messageId]])
+  const { traceparent, tracestate } = trace
+  return encodeHeaders([
+    ["Nats-Msg-Id", messageId],
+    ["traceparent", traceparent],
+    ...(tracestate === undefined ? [] : [["tracestate", tracestate] as const]),
+  ])
+}

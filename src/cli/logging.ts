@@ -34,7 +34,7 @@ const line = ({ cause, date, fiber, logLevel, message }: Logger.Options<unknown>
     timestamp: date.toISOString(),
     level: logLevel.toLowerCase(),
     message: (Array.isArray(message) ? message : [message]).map(text).join(" "),
-    ...(span === undefined ? {} : { trace_id: span.traceId, span_id: span.spanId }),
+    ...(span?.sampled !== true ? {} : { trace_id: span.traceId, span_id: span.spanId }),
     ...(Object.keys(annotations).length === 0 ? {} : { annotations }),
     ...(cause.reasons.length === 0 ? {} : { cause: Cause.pretty(cause) }),
   }

@@ -4,6 +4,7 @@ import { Command } from "effect/cli"
 import { ConfigInvalid, settings as readSettings, type Settings } from "../Config.ts"
 import { Health } from "../observe/Health.ts"
 import * as HttpServer from "../observe/HttpServer.ts"
+import { TracingLive } from "../observe/TracingLive.ts"
 import { processMetrics } from "../observe/processMetrics.ts"
 import { runWorker } from "../pipeline/Worker.ts"
 import { freePort } from "../embedded/freePort.ts"
@@ -42,6 +43,8 @@ export const serve = <E, R>(
   }).pipe(
     // Workers that start at the same moment find the same port free; who comes second looks again.
     Effect.retry({ while: (error) => error instanceof HttpServer.PortTaken, times: 100 }),
+    // Around everything, so that the last spans are there when it is flushed.
+    Effect.provide(TracingLive(settings.tracing, settings.topics.response)),
   )
 
 export const workerCommand = Command.make(

@@ -9,6 +9,7 @@ import { Broker, type Delivery } from "../broker/Broker.ts"
 import { decodeAppend, messageIdProblem, type AppendRequest, type Limits, type Refusal } from "../domain/Protocol.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import { watched } from "../observe/Parts.ts"
+import { Tracing } from "../observe/Tracing.ts"
 import { HashRing } from "../placement/HashRing.ts"
 import { Flow } from "./Flow.ts"
 import * as Lane from "./Lane.ts"
@@ -35,6 +36,7 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
     const broker = yield* Broker
     const ring = yield* HashRing
     const metrics = yield* Metrics
+    const tracing = yield* Tracing
     const flow = new Flow(ring.shards.length)
     const lanes = yield* Effect.forEach(ring.shards, (shard, index) => Lane.make(index, shard.name, flow))
     const refused = yield* Queue.bounded<readonly [Delivery, Refusal]>(limits.refusalsWaiting)
@@ -73,6 +75,7 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
           let redelivered = 0
           for (const delivery of deliveries) {
             if (delivery.deliveryCount > 1) redelivered++
+            tracing.receive(delivery)
             const work = decode(delivery, bounds)
             if (Result.isSuccess(work)) routed[ring.shardOf(work.success.entry.id)]!.push(work.success)
             else refusals.push([delivery, work.failure])

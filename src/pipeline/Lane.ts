@@ -18,6 +18,7 @@ import { encodeAppended } from "../domain/Protocol.ts"
 import { retryReason } from "../observe/definitions.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import { watched } from "../observe/Parts.ts"
+import { Tracing } from "../observe/Tracing.ts"
 import { ShardPool } from "../shard/ShardPool.ts"
 import type { Flow } from "./Flow.ts"
 import * as limits from "./limits.ts"
@@ -62,6 +63,7 @@ export const make = Effect.fnUntraced(function* (
 ): Effect.fn.Return<Lane, never, Broker | ShardPool | Metrics | Scope.Scope> {
   const pool = yield* ShardPool
   const metrics = yield* Metrics
+  const tracing = yield* Tracing
   const services = yield* Effect.context<Broker | Metrics>()
   const announcing = yield* FiberSet.make<void, never>()
 
@@ -194,6 +196,7 @@ export const make = Effect.fnUntraced(function* (
           flow.stall(shard)
         }),
       ),
+      (attempt) => tracing.batch(shard, works, attempt),
       Effect.retry({ schedule: limits.retryForever, while: (error) => error._tag === "ShardUnavailable" }),
       Effect.tap(() => (Latch.isOpen(down) ? Effect.logInfo(`shard ${shard}: back`) : Effect.void)),
       Effect.ensuring(
@@ -231,6 +234,7 @@ export const make = Effect.fnUntraced(function* (
         payload: encodeAppended(request.id, placed[i]!, request.requestId),
         messageId: outcomeId(delivery),
         replyTo: request.replyTo,
+        trace: delivery.trace?.send(1),
       })),
     )
     for (const { delivery } of works) delivery.ack()

@@ -16,6 +16,7 @@ import { decodeRead, type ReadRequest } from "../domain/Protocol.ts"
 import { retryReason } from "../observe/definitions.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import { watched } from "../observe/Parts.ts"
+import { Tracing } from "../observe/Tracing.ts"
 import { HashRing } from "../placement/HashRing.ts"
 import { ShardPool, type ShardUnavailable } from "../shard/ShardPool.ts"
 import * as limits from "./limits.ts"
@@ -71,12 +72,15 @@ const sendPages = Effect.fnUntraced(function* (delivery: Delivery, request: Read
   let sent = 0
   const publish = Effect.fnUntraced(function* (payloads: ReadonlyArray<string>) {
     if (payloads.length === 0) return
+    const trace = delivery.trace?.send(payloads.length)
     const events = payloads.map((payload): OutgoingEvent => ({
       payload,
       messageId: `${outcomeId(delivery)}-${snapshot}-${sent++}`,
       replyTo,
+      trace,
     }))
     yield* publishForever(events)
+    delivery.trace?.sent()
     share.moves++
     yield* metrics.count("pages_sent_total", { shard }, events.length)
   })
@@ -116,6 +120,7 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
     const broker = yield* Broker
     const ring = yield* HashRing
     const metrics = yield* Metrics
+    const tracing = yield* Tracing
     // A share of its own for each shard: reads that hang on one can't use up the slots of the others.
     const shares = ring.shards.map((): Share => ({
       permits: Semaphore.makeUnsafe(limits.readsPerShard),
@@ -173,8 +178,9 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
     })
 
     /** A long read is one delivery: the broker hears of it until it ends, and gets it back when the worker stops. */
-    const attended = (delivery: Delivery, source: Source) =>
-      serve(delivery, source).pipe(
+    const attended = (delivery: Delivery, source: Source) => {
+      tracing.receive(delivery)
+      return tracing.within(delivery, serve(delivery, source)).pipe(
         Effect.raceFirst(
           Effect.forever(
             Effect.delay(
@@ -185,6 +191,7 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
         ),
         Effect.onInterrupt(() => Effect.sync(() => delivery.retry(0))),
       )
+    }
 
     const reads = yield* FiberSet.make<void, never>()
     const slots = Semaphore.makeUnsafe(limits.readsAtOnce)

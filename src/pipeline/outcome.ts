@@ -4,6 +4,7 @@ import { Broker, type BrokerUnavailable, type Delivery, type OutgoingEvent } fro
 import { encodeError, type Refusal } from "../domain/Protocol.ts"
 import { type RetryPart, retryReason, type Subject } from "../observe/definitions.ts"
 import { Metrics } from "../observe/Metrics.ts"
+import { Tracing } from "../observe/Tracing.ts"
 import * as limits from "./limits.ts"
 
 /**
@@ -18,8 +19,15 @@ export const secondsSince = ({ timestamp }: Delivery, nowMillis: number): number
   Math.max(0, nowMillis / 1e3 - Number(timestamp) / 1e9)
 
 /** What MODE=debug shows of a message: where it came from, never what it says. */
-export const logDelivery = (type: Subject, { seq, deliveryCount, payload }: Delivery): Effect.Effect<void> =>
-  Effect.logDebug(`${type} received`).pipe(Effect.annotateLogs({ seq, deliveryCount, bytes: payload.byteLength }))
+export const logDelivery = (type: Subject, delivery: Delivery): Effect.Effect<void> => {
+  const { seq, deliveryCount, payload } = delivery
+  const line = Effect.annotateLogs(Effect.logDebug(`${type} received`), {
+    seq,
+    deliveryCount,
+    bytes: payload.byteLength,
+  })
+  return Effect.flatMap(Tracing, (tracing) => tracing.within(delivery, line))
+}
 
 /** Repeats an operation of the broker, without end, until it succeeds. */
 export const persist = <A>(
@@ -41,18 +49,27 @@ export const publishForever = (events: ReadonlyArray<OutgoingEvent>): Effect.Eff
   Broker.use((broker) => persist("publish", broker.publish(events)))
 
 /** Dead-letters and answers one message; `type` is the kind of the request. */
-export const refuse = Effect.fnUntraced(function* (
+export const refuse: (
   type: Subject,
   delivery: Delivery,
   refusal: Refusal,
-): Effect.fn.Return<void, never, Broker | Metrics> {
-  const broker = yield* Broker
-  const metrics = yield* Metrics
-  yield* persist("dead letter", broker.deadLetter(delivery, { code: refusal.code, message: refusal.message }))
-  yield* publishForever([
-    { payload: encodeError(type, refusal), messageId: outcomeId(delivery), replyTo: refusal.replyTo },
-  ])
-  delivery.ack()
-  yield* metrics.count("dead_letters_total", { code: refusal.code })
-  yield* metrics.count("messages_total", { subject: type, outcome: refusal.code })
-})
+) => Effect.Effect<void, never, Broker | Metrics> = Effect.fnUntraced(
+  function* (type: Subject, delivery: Delivery, refusal: Refusal) {
+    const broker = yield* Broker
+    const metrics = yield* Metrics
+    delivery.trace?.refused(refusal.code)
+    yield* persist("dead letter", broker.deadLetter(delivery, { code: refusal.code, message: refusal.message }))
+    yield* publishForever([
+      {
+        payload: encodeError(type, refusal),
+        messageId: outcomeId(delivery),
+        replyTo: refusal.replyTo,
+        trace: delivery.trace?.send(1),
+      },
+    ])
+    delivery.ack()
+    yield* metrics.count("dead_letters_total", { code: refusal.code })
+    yield* metrics.count("messages_total", { subject: type, outcome: refusal.code })
+  },
+  (self, _, delivery) => Effect.flatMap(Tracing, (tracing) => tracing.within(delivery, self)),
+)

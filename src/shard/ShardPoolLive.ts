@@ -140,7 +140,12 @@ const connect = Effect.fnUntraced(function* (settings: ShardSettings) {
     connectTimeout: "5 seconds",
     keepAlive: "10 seconds",
     startupParameters,
-    spanAttributes: { "objectlog.shard": name },
+    spanAttributes: {
+      "objectlog.shard": name,
+      "db.namespace": database,
+      "server.address": host,
+      "server.port": port,
+    },
   }).pipe(
     // A pool connects when it is first used, so making one cannot fail.
     Effect.orDie,

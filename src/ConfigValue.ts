@@ -1,0 +1,37 @@
+/** How one variable of the environment is read; what a wrong value leads to. */
+import { Config, Effect, Option, Schema } from "effect"
+
+export class ConfigInvalid extends Schema.TaggedError<ConfigInvalid>()("ConfigInvalid", {
+  variable: Schema.String,
+  /** As given; `<redacted>` where it may hold a secret. */
+  value: Schema.String,
+  allowed: Schema.String,
+}) {
+  override get message(): string {
+    return `${this.variable}: expected ${this.allowed}, got ${JSON.stringify(this.value)}`
+  }
+}
+
+/** The value; `undefined` where it is not set, or empty. */
+export const given = (variable: string): Effect.Effect<string | undefined, ConfigInvalid> =>
+  Config.option(Config.String(variable)).pipe(
+    Effect.map(Option.getOrUndefined),
+    Effect.mapError(() => new ConfigInvalid({ variable, value: "", allowed: "a text" })),
+  )
+
+export const parsed = <A>(
+  variable: string,
+  fallback: A,
+  allowed: string,
+  parse: (value: string) => A | undefined,
+): Effect.Effect<A, ConfigInvalid> =>
+  Effect.flatMap(given(variable), (value) => {
+    if (value === undefined) return Effect.succeed(fallback)
+    const result = parse(value.trim())
+    return result === undefined ? Effect.fail(new ConfigInvalid({ variable, value, allowed })) : Effect.succeed(result)
+  })
+
+export const integer = (minimum: number, maximum: number) => (value: string) => {
+  const number = /^\d{1,9}$/.test(value) ? Number(value) : Number.NaN
+  return number >= minimum && number <= maximum ? number : undefined
+}
