@@ -148,6 +148,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("a worker t
 
   it.effect.skipIf(!hasPromtool)("has metrics to which promtool does not object (Debian: package prometheus)", () =>
     Effect.sync(() => {
+      assert.notStrictEqual(scraped, "", "the test before has scraped them")
       const { status, stderr, stdout } = spawnSync(promtool, ["check", "metrics"], { input: scraped, encoding: "utf8" })
       assert.deepStrictEqual({ status, stderr, stdout }, { status: 0, stderr: "", stdout: "" })
     }),
