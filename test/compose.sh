@@ -4,6 +4,7 @@
 # is no Docker it says so and ends with 0.
 #
 #   test/compose.sh        about three minutes; QUERIES_MIN, OBJECTS and SIZE as in docker-compose.test.yaml
+#   COMPOSE_KEEP=1 …       leaves everything as it is after a failure, to look at
 #
 # It uses projects and volumes of its own, and removes them at the end. Every wait is bounded.
 set -Eeuo pipefail
@@ -35,11 +36,15 @@ within() { timeout --foreground "$@"; }
 
 clean_up() {
   trap - EXIT
+  if [ "$1" != 0 ] && [ -n "${COMPOSE_KEEP:-}" ]; then
+    say "kept: docker compose -p objectlog-compose-$$ and objectlog-compose-load-$$"
+    return
+  fi
   plain down -v --timeout 10 --remove-orphans >/dev/null 2>&1 || true
   load down -v --timeout 10 --remove-orphans >/dev/null 2>&1 || true
   docker image rm -f "$OBJECTLOG_IMAGE" >/dev/null 2>&1 || true
 }
-trap 'status=$?; clean_up; exit $status' EXIT
+trap 'status=$?; clean_up $status; exit $status' EXIT
 trap 'exit 130' INT TERM
 
 # 1. docker-compose.yaml: comes up, appends, keeps logs over `down`, and stops within its time with code 0.
