@@ -30,7 +30,11 @@ export class MemoryStream {
   readonly unsettled = new Set<Stored>()
   /** Delivered, or handed back, and not acknowledged. */
   readonly underWay = new Set<Stored>()
-  #ready: Array<MemoryDelivery> = []
+  /** Not delivered yet, from `#next` on. */
+  #fresh: Array<MemoryDelivery> = []
+  #next = 0
+  /** To be delivered again. */
+  #again: Array<MemoryDelivery> = []
   /** Workers that wait. */
   readonly #takers = new Set<() => void>()
   #lastSeq = 0
@@ -48,7 +52,7 @@ export class MemoryStream {
   }
 
   state(): ConsumerState {
-    const pending = this.#ready.filter((delivery) => delivery.deliveryCount === 1).length
+    const pending = this.#fresh.length - this.#next
     return {
       pending,
       ackPending: this.unsettled.size - pending,
@@ -64,7 +68,8 @@ export class MemoryStream {
   }
 
   offer(delivery: MemoryDelivery): void {
-    this.#ready.push(delivery)
+    if (delivery.deliveryCount === 1) this.#fresh.push(delivery)
+    else this.#again.push(delivery)
     this.#wake()
   }
 
@@ -80,22 +85,18 @@ export class MemoryStream {
 
   /** Waits for a message, and then takes what is there: one who is interrupted in between has taken nothing. */
   readonly take: Effect.Effect<NonEmptyReadonlyArray<Delivery>> = Effect.suspend(() => {
-    const taken: Array<MemoryDelivery> = []
-    const refused: Array<MemoryDelivery> = []
-    let next = 0
-    while (next < this.#ready.length && taken.length < pullMax) {
-      const delivery = this.#ready[next++]!
-      const { stored } = delivery
-      // What is under way already may come again; beyond the bound nothing new does.
-      if (!this.underWay.has(stored) && this.underWay.size >= this.#ackPendingMax) {
-        refused.push(delivery)
-      } else {
-        this.underWay.add(stored)
-        taken.push(delivery)
-      }
+    // What was under way already may come again; beyond the bound nothing new does.
+    const taken = this.#again.splice(0, pullMax)
+    while (taken.length < pullMax && this.underWay.size < this.#ackPendingMax && this.#next < this.#fresh.length) {
+      const delivery = this.#fresh[this.#next++]!
+      this.underWay.add(delivery.stored)
+      taken.push(delivery)
     }
     if (!isNonEmpty(taken)) return Effect.andThen(this.#arrival, this.take)
-    this.#ready = [...refused, ...this.#ready.slice(next)]
+    if (this.#next === this.#fresh.length) {
+      this.#fresh = []
+      this.#next = 0
+    }
     this.#delivered += taken.length
     for (const delivery of taken) delivery.expireLater()
     return Effect.succeed(taken)
