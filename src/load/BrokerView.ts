@@ -3,11 +3,12 @@
  *
  * Both need its JetStream interface. A client may not be allowed to use it; then the load generator goes by time alone.
  */
-import { DeliverPolicy, jetstream, jetstreamManager } from "@nats-io/jetstream"
+import { DeliverPolicy, jetstream, jetstreamManager, type JetStreamManager } from "@nats-io/jetstream"
 import type { NatsConnection } from "@nats-io/transport-node"
 import { Effect } from "effect"
 import { BrokerUnavailable } from "../broker/Broker.ts"
 import { consumerName } from "../broker/provision.ts"
+import { parkedTopic } from "../broker/setAside.ts"
 
 const withSignal = <A>(operation: string, run: (signal: AbortSignal) => Promise<A>) =>
   Effect.tryPromise({ try: run, catch: (cause) => new BrokerUnavailable({ operation, cause }) }).pipe(
@@ -20,13 +21,34 @@ const withSignal = <A>(operation: string, run: (signal: AbortSignal) => Promise<
 /** How long one look may take. A replay after an outage can have many events. */
 const timeoutMillis = 30_000
 
-/** The sequence number up to which the workers have acknowledged all appends. */
-export const readFloor = (connection: NatsConnection, logsTopic: string): Effect.Effect<number, BrokerUnavailable> =>
+/** Whether an append is parked: acknowledged in the intake, and neither committed nor answered yet. */
+const isAnyParked = async (manager: JetStreamManager, logsTopic: string): Promise<boolean> => {
+  const topic = parkedTopic(logsTopic)
+  for await (const { config } of manager.streams.list(`${topic}.>`)) {
+    const consumers = await manager.consumers.list(config.name).next()
+    const { state } = await manager.streams.info(config.name, { subjects_filter: ">" })
+    for (const subject of Object.keys(state.subjects ?? {})) {
+      if (subject.startsWith(`${topic}.reads.`)) continue
+      const consumer = consumers.find((one) => one.config.filter_subject === subject)
+      if (consumer === undefined) return true
+      const query = { seq: consumer.ack_floor.stream_seq + 1, next_by_subj: subject }
+      if ((await manager.streams.getMessage(config.name, query)) !== null) return true
+    }
+  }
+  return false
+}
+
+/** The sequence number up to which the workers are done with all appends; `undefined` while any is parked. */
+export const readFloor = (
+  connection: NatsConnection,
+  logsTopic: string,
+): Effect.Effect<number | undefined, BrokerUnavailable> =>
   withSignal("read the acknowledgement floor", async () => {
     const manager = await jetstreamManager(connection, { checkAPI: false })
     const stream = await manager.streams.find(logsTopic)
     const { ack_floor } = await manager.consumers.info(stream, consumerName)
-    return ack_floor.stream_seq
+    // Looked for after that: an append is parked before it is acknowledged.
+    return (await isAnyParked(manager, logsTopic)) ? undefined : ack_floor.stream_seq
   })
 
 /**

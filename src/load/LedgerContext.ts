@@ -19,8 +19,8 @@ export interface LedgerContext {
   /** Appends that are not settled, over all objects. */
   pending: number
   /**
-   * The workers have acknowledged all appends up to this sequence number, as seen at that time. They do so when an append
-   * is committed and its event stored. So nothing up to here may be missing, however long an outage before it was.
+   * The workers were done with all appends up to this sequence number at that time: each was committed and its event stored.
+   * So nothing up to here may be missing, however long an outage before it was.
    */
   floor: Floor | undefined
   /** The same, seen long enough ago for the events to have arrived. */

@@ -3,8 +3,9 @@
  * each log completely. It ends with the first violation.
  *
  * What it goes by. An append that the broker acknowledged must be in the log, once; the log is what proves it, read
- * through the service. When it must be there, the broker tells: a worker acknowledges a request after the commit, so what
- * is missing below the acknowledgement floor is lost, and what is above it is only late, through an outage of any length.
+ * through the service. When it must be there, the broker tells: a worker acknowledges a request after the commit or after
+ * parking it, so what is missing below the acknowledgement floor while nothing is parked is lost, and all else is only
+ * late, through an outage of any length.
  * Events arrive over core NATS, which drops them while the connection is down; those are taken from their stream.
  */
 import { Clock, Deferred, Effect, Exit, Option, type Redacted, type Scope } from "effect"
@@ -182,7 +183,9 @@ export const makeLoad = Effect.fnUntraced(function* (
     const at = now()
     const seq = yield* Effect.option(readFloor(connection, logsTopic))
     if (Option.isNone(seq)) return
-    context.floor = { seq: seq.value, at: now() }
+    // What was known stays true while appends are parked; and the broker can be asked, so time alone proves nothing.
+    context.floor = seq.value === undefined ? (context.floor ?? { seq: 0, at }) : { seq: seq.value, at: now() }
+    if (seq.value === undefined) return
     floors.push(context.floor)
     while (floors[0] !== undefined && at - floors[0].at > eventMillis) context.eventFloor = floors.shift()
   })

@@ -190,7 +190,9 @@ export class ObjectLedger {
       }
       if (!cut && this.#mustBeRead(append, startedAt)) {
         const seq = append.storedSeq === undefined ? "" : ` with seq ${append.storedSeq}`
-        const reason = `append ${number} was stored by the broker${seq}, the workers are done with it, and it is not in the log, which ends at position ${this.#position}`
+        const { floor, timeoutMillis } = this.#context
+        const since = floor === undefined ? `more than ${timeoutMillis / 1_000} s ago` : "the workers are done with it"
+        const reason = `append ${number} was stored by the broker${seq}, ${since}, and it is not in the log, which ends at position ${this.#position}`
         return this.#violated("lost", reason)
       }
     }
