@@ -10,6 +10,10 @@ describe("Broker in memory", () => {
       yield* test({
         publishAppend: (payload, headers) => Effect.asVoid(broker.publishAppend(payload, headers)),
         events: () => Effect.sync(() => broker.events().map(({ subject, payload }) => ({ subject, payload }))),
+        traces: () =>
+          Effect.sync(() =>
+            broker.events().map(({ trace }) => [trace?.traceparent ?? "", trace?.tracestate ?? ""] as const),
+          ),
         retry: broker.retry,
         deadLetters: () =>
           Effect.sync(() =>

@@ -59,6 +59,10 @@ const probeOf = (connection: NatsConnection): BrokerProbe => ({
     Effect.map(stored(connection, "objectlog_response", count), (all) =>
       all.map(({ subject, payload }) => ({ subject, payload })),
     ),
+  traces: (count) =>
+    Effect.map(stored(connection, "objectlog_response", count), (all) =>
+      all.map(({ header }) => [header("traceparent"), header("tracestate")] as const),
+    ),
   retry: (original, outcome) =>
     Effect.promise(async () => {
       const headers = () => Object.entries(original.headers)

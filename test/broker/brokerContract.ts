@@ -15,6 +15,8 @@ export interface BrokerProbe {
   readonly publishAppend: (payload: string, headers?: Readonly<Record<string, string>>) => Effect.Effect<void>
   /** Everything stored on the response topic and below it, in order, until `count` are there. */
   readonly events: (count: number) => Effect.Effect<ReadonlyArray<{ subject: string; payload: string }>>
+  /** The headers `traceparent` and `tracestate` of the same; `""` where one is not there. */
+  readonly traces: (count: number) => Effect.Effect<ReadonlyArray<readonly [traceparent: string, tracestate: string]>>
   /** Has a request tried again, as it was stored at first. */
   readonly retry: (original: StoredMessage, outcome: string) => Effect.Effect<void>
   readonly deadLetters: (
@@ -256,6 +258,26 @@ export const brokerContract = (
             ["bad", "second"],
           ],
         )
+      }),
+    ),
+  )
+
+  it.live("an event carries its trace, and so does its copy", () =>
+    provide((probe) =>
+      Effect.gen(function* () {
+        const broker = yield* Broker
+        const event = { payload: "a", replyTo: undefined }
+        yield* broker.publish([
+          { ...event, messageId: "1" },
+          { ...event, messageId: "2", replyTo: "response.x", trace: { traceparent: "parent", tracestate: "state" } },
+          { ...event, messageId: "3", trace: { traceparent: "other", tracestate: undefined } },
+        ])
+        assert.deepStrictEqual(yield* probe.traces(4), [
+          ["", ""],
+          ["parent", "state"],
+          ["parent", "state"],
+          ["other", ""],
+        ])
       }),
     ),
   )
