@@ -19,7 +19,7 @@ import {
   type Topics,
 } from "./provision.ts"
 import { brokerState } from "./brokerState.ts"
-import { maintain } from "./maintain.ts"
+import { maintain, resetAhead } from "./maintain.ts"
 import { type FoundStream, StreamLives } from "./StreamLife.ts"
 import { parkedSubject, setAsideMessage } from "./setAside.ts"
 import { eventHeaders, makePublisher, type Message } from "./publish.ts"
@@ -123,7 +123,12 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
   const ensured = (spec: ConsumerSpec): Effect.Effect<FoundStream> =>
     provision(jsm, settings).pipe(
       Effect.map((all) => all[spec.part]),
-      Effect.tap(({ name }) => ensureConsumer(jsm, name, spec)),
+      Effect.tap(({ name }) =>
+        ensureConsumer(jsm, name, spec).pipe(
+          Effect.andThen(resetAhead(jsm, name, spec.name)),
+          Effect.flatMap((wasReset) => (wasReset ? ensureConsumer(jsm, name, spec) : Effect.void)),
+        ),
+      ),
       Effect.tapErrorTag("BrokerUnavailable", warn),
       Effect.tapErrorTag("BrokerMisconfigured", (error) =>
         Effect.logError(`${error.message}; nothing is taken from ${spec.filter} until that is put right`),

@@ -24,6 +24,13 @@ const resetIfAhead = Effect.fnUntraced(function* (jsm: JetStreamManager, stream:
   return true
 })
 
+/** Deletes a consumer that is ahead of its stream; whether it was. */
+export const resetAhead = Effect.fnUntraced(function* (jsm: JetStreamManager, name: string, consumerName: string) {
+  const consumer = yield* attempt("consumer info", () => jsm.consumers.info(name, consumerName))
+  const stream = yield* attempt("stream info", () => jsm.streams.info(name))
+  return yield* resetIfAhead(jsm, stream, consumer)
+})
+
 /** Purges what every worker is done with, but for the margin. */
 export const maintain = Effect.fnUntraced(function* (
   jsm: JetStreamManager,

@@ -88,6 +88,10 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("a shard th
       const { connection } = yield* ForeignClient
       const { shards } = yield* PostgresServers
       const jsm = yield* manager
+      // What is done and still kept would be replayed too; here that only takes time.
+      for (const stream of ["objectlog_logs", "objectlog_logs_parked"]) {
+        yield* Effect.promise(() => jsm.streams.purge(stream))
+      }
       yield* startWorkerProcess
       const objects = yield* idsOn(0, 5_000, 4)
       const { bodies, expected } = planAppends({ prefix: "restored-", count: 400, objects })
