@@ -1,0 +1,48 @@
+/**
+ * Floor B: what a simple worker does. One message at a time: one autocommit insert, then the acknowledgement. No event, no
+ * batch, no order, no protection against a second delivery.
+ *
+ * Environment: `NATS_URL`; `SHARDS`, a JSON array of connection strings.
+ */
+import { connect, type Msg } from "@nats-io/transport-node"
+import pg from "pg"
+import { pull } from "./pull.ts"
+
+const urls = JSON.parse(process.env["SHARDS"]!) as ReadonlyArray<string>
+const connection = await connect({ servers: process.env["NATS_URL"]! })
+const shards = await Promise.all(
+  urls.map(async (connectionString) => {
+    const client = new pg.Client({ connectionString })
+    await client.connect()
+    await client.query(`
+      create schema if not exists floor;
+      create table if not exists floor.simple (object_id bigint, at timestamptz default now(), log text);
+      create index if not exists simple_by_object on floor.simple (object_id, at)`)
+    return client
+  }),
+)
+
+const waiting: Array<Msg> = []
+let busy = false
+const work = async () => {
+  if (busy) return
+  busy = true
+  for (let message = waiting.shift(); message !== undefined; message = waiting.shift()) {
+    const { id, log } = JSON.parse(message.string()) as { id: number; log: string }
+    await shards[id % shards.length]!.query({
+      name: "append",
+      text: "insert into floor.simple (object_id, log) values ($1, $2)",
+      values: [id, log],
+    })
+    message.respond("+ACK")
+    intake.done(1)
+  }
+  busy = false
+}
+const intake = pull(connection, 200, (message) => {
+  waiting.push(message)
+  void work()
+})
+
+process.once("SIGTERM", () => process.exit(0))
+console.log("ready")

@@ -1,0 +1,119 @@
+/** Reads: a whole long log, and many small ones beside a full load of appends. */
+import { Effect } from "effect"
+import { events, publishAll, quantiles, readPages } from "../Client.ts"
+import { residentMemory } from "../Processes.ts"
+import { add } from "../Report.ts"
+import { onFreshServers, Rig, startSystem } from "../Rig.ts"
+import { body } from "./drain.ts"
+
+const scenario = "Reads"
+
+const wholeLog = (entries: number) =>
+  Effect.gen(function* () {
+    const { connection } = yield* Rig
+    yield* publishAll(connection, entries, body({ objects: 1, size: 100 }))
+    const answered = yield* events(connection, entries)
+    yield* Effect.scoped(Effect.andThen(startSystem("objectlog"), answered))
+    const [worker] = yield* startSystem("objectlog")
+    const read = yield* readPages(connection, `{"id":0}`)
+    if (read.entries !== entries) {
+      return yield* Effect.die(new Error(`expected ${entries} entries, got ${read.entries}`))
+    }
+    const rate = (read.entries / read.millis) * 1_000
+    const memory = yield* residentMemory(worker!.pid!, "VmHWM")
+    yield* add({
+      scenario,
+      what: `full read of ${entries.toLocaleString("en-US")} entries, in ${read.pages} pages`,
+      value: rate,
+      unit: "entries/s",
+      bar: { text: "≥ 150,000 entries/s", reached: rate >= 150_000 },
+    })
+    yield* add({
+      scenario,
+      what: "memory (RSS) of its worker at its highest",
+      value: memory,
+      unit: "MiB",
+      bar: { text: "≤ 200 MiB", reached: memory <= 200 },
+    })
+  })
+
+/** Empties a backlog, with so many reads a second of ten entries beside it. */
+const besideAppends = (appends: number, readsPerSecond: number) =>
+  Effect.gen(function* () {
+    const { connection } = yield* Rig
+    const seed = 10_000
+    const make = body({ objects: 1_000, size: 100 })
+    yield* publishAll(connection, seed, make)
+    const seeded = yield* events(connection, seed)
+    yield* Effect.scoped(Effect.andThen(startSystem("objectlog"), seeded))
+    yield* publishAll(connection, appends, make)
+    // Events of reads come on the same subject, but for these only appends count.
+    const delays: Array<number> = []
+    let open = 0
+    const inbox = "_INBOX.bench.small"
+    const sent = new Map<string, number>()
+    const reads = connection.subscribe(inbox, {
+      callback: (_, message) => {
+        const id = /"request_id":"(\d+)"/.exec(message.string())?.[1]
+        const at = id === undefined ? undefined : sent.get(id)
+        if (id === undefined || at === undefined) return
+        sent.delete(id)
+        delays.push(performance.now() - at)
+        open--
+      },
+    })
+    yield* Effect.addFinalizer(() => Effect.sync(() => reads.unsubscribe()))
+    let seen = 0
+    let ended = 0
+    const responses = connection.subscribe("response", {
+      callback: (_, { data }) => {
+        // {"type":"append"…
+        if (data[9] === 0x61 && ++seen === appends) ended = performance.now()
+      },
+    })
+    yield* Effect.addFinalizer(() => Effect.sync(() => responses.unsubscribe()))
+    yield* Effect.promise(() => connection.flush())
+    yield* startSystem("objectlog")
+    const started = performance.now()
+    let next = 0
+    yield* Effect.callback<void>((resume) => {
+      const timer = setInterval(() => {
+        const due = ended > 0 ? next : ((performance.now() - started) / 1_000) * readsPerSecond
+        while (next < due) {
+          const id = String(next++)
+          sent.set(id, performance.now())
+          open++
+          connection.publish(
+            "query",
+            `{"id":${(next * 7919) % 1_000},"limit":10,"request_id":"${id}","reply_to":"${inbox}"}`,
+          )
+        }
+        if (ended === 0 || open > 0) return
+        clearInterval(timer)
+        resume(Effect.void)
+      }, 1)
+      return Effect.sync(() => clearInterval(timer))
+    })
+    return { rate: (appends / (ended - started)) * 1_000, delays: quantiles(Float64Array.from(delays)), reads: next }
+  })
+
+export interface ReadsOptions {
+  /** Entries of the log that is read whole. */
+  readonly entries: number
+  readonly appends: number
+}
+
+export const runReads = Effect.fnUntraced(function* ({ entries, appends }: ReadsOptions) {
+  yield* onFreshServers(wholeLog(entries))
+  const without = yield* onFreshServers(besideAppends(appends, 0))
+  const beside = yield* onFreshServers(besideAppends(appends, 1_000))
+  yield* add({
+    scenario,
+    what: `appends beside 1,000 reads/s of 10 entries (${beside.reads} reads)`,
+    value: beside.rate,
+    unit: "appends/s",
+    ratio: { of: "without reads", value: beside.rate / without.rate },
+  })
+  yield* add({ scenario, what: "those reads, median", value: beside.delays.p50, unit: "ms" })
+  yield* add({ scenario, what: "those reads, p99", value: beside.delays.p99, unit: "ms" })
+})
