@@ -48,7 +48,8 @@ export class Rig extends Context.Service<
 
 /** Runs on servers of its own: nothing of an earlier measurement is left. */
 export const onFreshServers = <A, E, R>(measurement: Effect.Effect<A, E, R | Rig>) =>
-  measurement.pipe(Effect.provide(Layer.fresh(Rig.layer)), Effect.scoped)
+  // The inner scope ends first, and with it the processes, while their servers are still there.
+  Effect.scoped(measurement).pipe(Effect.provide(Layer.fresh(Rig.layer)))
 
 const shardUrl = (shard: EmbeddedShard) =>
   `postgres://${shard.user}:${encodeURIComponent(Redacted.value(shard.password))}@${shard.host}:${shard.port}/${shard.database}`
