@@ -10,7 +10,7 @@ import type { Life, StreamLives } from "./StreamLife.ts"
  * Least delay of what is handed back, in milliseconds. Without one, nats-server 2.9.10 may take it for a request of ours
  * that is gone already, and then delivers the stream's last message twice and this one only after `ack_wait`.
  */
-const handBackMillis = 10
+const handBackMillis = 100
 
 const ack = Buffer.from("+ACK")
 const working = Buffer.from("+WPI")

@@ -64,10 +64,21 @@ const onShard = <A, E>(shard: EmbeddedShard, run: (sql: SqlClient.SqlClient) => 
     ),
   )
 
+/** Of the intake, and of what is parked: a lane that stalls in the flood has some of it parked. */
 const setAckWait = Effect.fnUntraced(function* (connection: NatsConnection, millis: number) {
+  const { shards } = yield* PostgresServers
   yield* Effect.promise(async () => {
     const jsm = await jetstreamManager(connection)
-    await jsm.consumers.update("objectlog_logs", "objectlog", { ack_wait: millis * 1_000_000 })
+    const ack_wait = millis * 1_000_000
+    await jsm.consumers.update("objectlog_logs", "objectlog", { ack_wait })
+    const parked = async () => {
+      const all = await jsm.consumers.list("objectlog_logs_parked").next()
+      return all.map(({ name }) => name).filter((name) => name.startsWith("appends_"))
+    }
+    // A worker makes them when it first pulls, which may be a moment after it is ready.
+    let names = await parked()
+    while (names.length < shards.length) names = await parked()
+    for (const name of names) await jsm.consumers.update("objectlog_logs_parked", name, { ack_wait })
   })
 })
 
