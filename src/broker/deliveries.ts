@@ -120,7 +120,14 @@ class Intake {
     this.#closed = true
     clearInterval(this.#watch)
     // In this order: with the subscription still there, the broker would send us what we hand back.
-    if (!this.#options.connection.isClosed()) await this.#subscription.drain().catch(() => undefined)
+    const { connection, consumer, stream } = this.#options
+    if (!connection.isClosed()) {
+      await this.#subscription.drain().catch(() => undefined)
+      // Being asked for the consumer makes the server forget requests that nobody listens for any more. As long as it has
+      // one, nats-server 2.9 mistakes what is handed back: the last message comes twice, and this one after `ack_wait`.
+      const subject = `$JS.API.CONSUMER.INFO.${stream.name}.${consumer}`
+      await connection.request(subject, "", { timeout: 1_000 }).catch(() => undefined)
+    }
     for (const delivery of this.#buffer) delivery.retry(0)
     this.#options.counts.buffered -= this.#buffer.length
     this.#buffer = []
