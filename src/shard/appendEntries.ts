@@ -22,6 +22,7 @@ import type { SqlError } from "effect/sql"
 import { type NewEntry, type Placed, toStored } from "../domain/LogEntry.ts"
 import { fromColumn, type ObjectId, toColumn } from "../domain/ObjectId.ts"
 import { type Existing, type Head, identityKey, mayExist, messageKey, type Plan, planAppend } from "./plan.ts"
+import { inTransaction } from "./transaction.ts"
 import { defectAsFailure, isConflict } from "./transient.ts"
 
 /** Appends a batch in one transaction; one that loses against another transaction is repeated a few times. */
@@ -31,7 +32,7 @@ export const appendEntries: (
 ) => Effect.Effect<ReadonlyArray<Placed>, SqlError.SqlError> = Effect.fnUntraced(
   function* (sql: PgClient, batch: ReadonlyArray<NewEntry>) {
     if (batch.length === 0) return []
-    return yield* sql.withTransaction(append(sql, batch))
+    return yield* inTransaction(sql)(append(sql, batch))
   },
   (self) => defectAsFailure(self),
   Effect.retry({ while: isConflict, schedule: Schedule.jittered(Schedule.exponential("5 millis")), times: 5 }),

@@ -34,6 +34,9 @@ export interface Verification {
 
 const pause = "2 seconds"
 
+/** Nothing is asked of a server that does not answer at all within this. */
+const answerTimeout = "15 seconds"
+
 /** Inspects all shards until the guard lets this worker start, or refuses it. Completes a first start. */
 export const verifyAll = Effect.fnUntraced(function* (
   shards: ReadonlyArray<Shard>,
@@ -128,7 +131,10 @@ const inspect = Effect.fnUntraced(function* (state: Verification, shard: Shard) 
 const look = Effect.fnUntraced(
   function* (state: Verification, shard: Shard) {
     const at = { shard: shard.name, address: shard.address }
-    yield* checkServer(shard.sql, at)
+    yield* Effect.timeoutOrElse(checkServer(shard.sql, at), {
+      duration: answerTimeout,
+      orElse: () => Effect.fail(refused(shard, "timeout", "the server did not answer in time")),
+    })
     yield* state.autoMigrate ? migrate(shard.sql) : checkMigrated(shard.sql, at)
     shard.record = yield* readRecord(shard.sql)
   },

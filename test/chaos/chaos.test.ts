@@ -17,7 +17,7 @@ const servers = Layer.mergeAll(TestBroker.layerSingle, TestShards.layer({ diskMe
 const steps: ReadonlyArray<ReadonlyArray<Kind>> = [
   ["shard stopped", "broker link cut"],
   ["broker killed"],
-  ["shard link client half-open", "workers rolled"],
+  ["shard link server half-open", "workers rolled"],
   ["shard link slowed", "sessions terminated"],
 ]
 

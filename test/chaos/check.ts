@@ -87,7 +87,10 @@ const checkAppend = (append: Append, rows: ReadonlyArray<Row>, deadSeqs: Readonl
   if (append.errors > 0) tell("other", `append ${n} was refused`)
   const isStored = append.confirmedAt !== undefined || copies.length > 0
   const expected = named || copies.length === 0 ? (isStored ? 1 : 0) : copies.length
-  if (rows.length < expected) tell("lost", `append ${n} (broker: ${append.confirmedSeq ?? "unconfirmed"}) has no entry`)
+  if (rows.length < expected) {
+    const known = `broker: ${copies.map((copy) => copy.seq).join(", ") || append.confirmedSeq}, parked: ${append.parked.join(", ") || "never"}`
+    tell("lost", `append ${n} (${known}) has no entry`)
+  }
   if (rows.length > expected)
     tell("duplicated", `append ${n} has ${rows.length} entries: ${rows.map((row) => row.position).join(", ")}`)
   if (rows.length > 0 && answers.length === 0) tell("other", `append ${n} has an entry and no event`)

@@ -52,7 +52,7 @@ const chaos = Effect.gen(function* () {
     seed,
     workers: Number(options.workers),
     objects: Number(options.objects),
-    rate: Number(options.rate ?? 1_200),
+    rate: Number(options.rate ?? 800),
     ackWaitMillis: Number(options["ack-wait"]) * 1_000,
     folder,
     drainMillis: Number(options.drain) * 1_000,
