@@ -1,5 +1,23 @@
 import { defineConfig } from "vitest/config"
+import { BaseSequencer } from "vitest/node"
+
+/** Those that take longest, so that none of them is left for the end, alone. */
+const first = ["chaos/chaos", "observe/worker", "simulation/simulation", "embedded/start", "service/faults"]
+
+class LongestFirst extends BaseSequencer {
+  override async sort(files: Parameters<BaseSequencer["sort"]>[0]): ReturnType<BaseSequencer["sort"]> {
+    const rank = (id: string) => first.findIndex((name) => id.endsWith(`/${name}.test.ts`)) >>> 0
+    return (await super.sort(files)).toSorted((a, b) => rank(a.moduleId) - rank(b.moduleId))
+  }
+}
 
 export default defineConfig({
-  test: { include: ["test/**/*.test.ts"], testTimeout: 60_000, hookTimeout: 60_000, maxWorkers: 2 },
+  test: {
+    include: ["test/**/*.test.ts"],
+    globalSetup: "test/setup.ts",
+    sequence: { sequencer: LongestFirst },
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    maxWorkers: 2,
+  },
 })

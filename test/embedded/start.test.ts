@@ -25,7 +25,7 @@ const until = (what: string, condition: () => boolean, millis = 10_000) =>
   )
 
 /** What belongs to a variable of the surroundings must not reach the program. */
-const foreign = /^(NATS_(?!SERVER$)|POSTGRES_|METRICS_|DATA_DIR|MODE$|LOG_|DEBUG|AUTO_|VITEST|NODE_)/
+const foreign = /^(NATS_(?!SERVER$)|POSTGRES_|METRICS_|DATA_DIR|MODE$|LOG_|DEBUG|AUTO_|VITEST|NODE_(?!COMPILE_CACHE$))/
 
 interface Run {
   readonly child: ChildProcess

@@ -148,6 +148,12 @@ export interface WorkerProcess {
   readonly output: () => string
 }
 
+const inherited = Object.fromEntries(
+  ["PATH", "HOME", "NODE_COMPILE_CACHE"].flatMap((name) =>
+    process.env[name] === undefined ? [] : [[name, process.env[name]]],
+  ),
+)
+
 const program = fileURLToPath(new URL("../../src/main.ts", import.meta.url))
 
 /** The environment of a worker on the servers of the test. */
@@ -169,8 +175,8 @@ export const spawnWorker = Effect.fnUntraced(function* (
   const child = yield* Effect.acquireRelease(
     Effect.sync(() =>
       spawn(process.execPath, [program, "worker"], {
-        // Nothing of the test runner's environment, which sets MODE, for one.
-        env: { PATH: process.env["PATH"], HOME: process.env["HOME"], ...settings },
+        // Little of the test runner's environment, which sets MODE, for one.
+        env: { ...inherited, ...settings },
         stdio: ["ignore", "pipe", "pipe"],
       }),
     ),

@@ -1,25 +1,20 @@
-import { assert, describe, it } from "@effect/vitest"
-import { PgClient } from "@effect/sql-pg"
+import { assert, layer } from "@effect/vitest"
 import { Cause, Effect, Exit, Fiber, Layer, Schedule } from "effect"
-import { Reactivity } from "effect/reactivity"
 import { placementOf } from "../../src/placement/guard.ts"
 import { ShardPool } from "../../src/shard/ShardPool.ts"
 import { ShardPoolLive, type ShardSettings } from "../../src/shard/ShardPoolLive.ts"
-import { twoServers } from "./livePostgres.ts"
+import { TestPostgres } from "../embedded/testServers.ts"
+import { clientOf, twoShards } from "./livePostgres.ts"
 import { entry, everything, freshId, shardPoolContract } from "./shardPoolContract.ts"
+
+const servers = TestPostgres.layer(2)
 
 const poolOf = (shards: ReadonlyArray<ShardSettings>, autoMigrate = true) =>
   ShardPoolLive({ shards, autoMigrate, placement: placementOf(shards) })
 
-/** A second connection, past the pool. */
-const clientOf = ({ database, host, password, port, user }: ShardSettings) =>
-  PgClient.make({ host, port, database, username: user, password, maxConnections: 1 }).pipe(
-    Effect.provide(Reactivity.layer),
-  )
-
-/** Both servers with a pool that has started on them. */
+/** Two shards with a pool that has started on them. */
 const started = Effect.gen(function* () {
-  const servers = yield* twoServers
+  const servers = yield* twoShards
   const shards = servers.map((server) => server.settings)
   const services = yield* Layer.build(poolOf(shards))
   return { servers, shards, pool: yield* Effect.provide(ShardPool, services) }
@@ -27,11 +22,13 @@ const started = Effect.gen(function* () {
 
 shardPoolContract(
   "ShardPoolLive",
-  Layer.unwrap(Effect.map(twoServers, (servers) => poolOf(servers.map((server) => server.settings)))),
+  Layer.unwrap(Effect.map(twoShards, (shards) => poolOf(shards.map(({ settings }) => settings)))).pipe(
+    Layer.provide(servers),
+  ),
 )
 
-describe("ShardPoolLive", () => {
-  it.live("lets appenders overlap without deadlocks or gaps", () =>
+layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolLive", (it) => {
+  it.effect("lets appenders overlap without deadlocks or gaps", () =>
     Effect.gen(function* () {
       const { pool, shards } = yield* started
       const others = yield* Layer.build(Layer.fresh(poolOf(shards)))
@@ -66,9 +63,9 @@ describe("ShardPoolLive", () => {
     }),
   )
 
-  it.live("starts four times at once on empty databases", () =>
+  it.effect("starts four times at once on empty databases", () =>
     Effect.gen(function* () {
-      const shards = (yield* twoServers).map((server) => server.settings)
+      const shards = (yield* twoShards).map((server) => server.settings)
       const all = yield* Effect.all(
         Array.from({ length: 4 }, () => Layer.build(Layer.fresh(poolOf(shards)))),
         { concurrency: "unbounded" },
@@ -82,7 +79,7 @@ describe("ShardPoolLive", () => {
     }),
   )
 
-  it.live("says that a stopped shard is unavailable, serves the others, and recovers", () =>
+  it.effect("says that a stopped shard is unavailable, serves the others, and recovers", () =>
     Effect.gen(function* () {
       const { pool, servers } = yield* started
       const objectId = freshId()
@@ -101,7 +98,7 @@ describe("ShardPoolLive", () => {
     }),
   )
 
-  it.live("starts while a known shard is down, and verifies it when it is back", () =>
+  it.effect("starts while a known shard is down, and verifies it when it is back", () =>
     Effect.gen(function* () {
       const { servers, shards } = yield* started
       yield* servers[1].stop
@@ -114,7 +111,7 @@ describe("ShardPoolLive", () => {
     }),
   )
 
-  it.live("tells how many connections a shard uses, and how many operations wait for one", () =>
+  it.effect("tells how many connections a shard uses, and how many operations wait for one", () =>
     Effect.gen(function* () {
       const { pool, shards } = yield* started
       const sql = yield* clientOf(shards[0]!)
@@ -145,7 +142,7 @@ describe("ShardPoolLive", () => {
     }),
   )
 
-  it.live("makes a connection that is killed during an append a failure, not a defect", () =>
+  it.effect("makes a connection that is killed during an append a failure, not a defect", () =>
     Effect.gen(function* () {
       const { pool, shards } = yield* started
       const sql = yield* clientOf(shards[0]!)
@@ -163,7 +160,7 @@ describe("ShardPoolLive", () => {
     }),
   )
 
-  it.live("rejects a batch for its data, and stores none of it", () =>
+  it.effect("rejects a batch for its data, and stores none of it", () =>
     Effect.gen(function* () {
       const { pool, shards } = yield* started
       const sql = yield* clientOf(shards[0]!)
@@ -179,7 +176,7 @@ describe("ShardPoolLive", () => {
     }),
   )
 
-  it.live("refuses swapped addresses, and says so", () =>
+  it.effect("refuses swapped addresses, and says so", () =>
     Effect.gen(function* () {
       const { shards } = yield* started
       const [a, b] = [shards[0]!, shards[1]!]
@@ -197,16 +194,16 @@ describe("ShardPoolLive", () => {
     }),
   )
 
-  it.live("says what to do about missing tables that it may not create", () =>
+  it.effect("says what to do about missing tables that it may not create", () =>
     Effect.gen(function* () {
-      const shards = (yield* twoServers).map((server) => server.settings)
+      const shards = (yield* twoShards).map((server) => server.settings)
       const error = yield* Effect.flip(Layer.build(poolOf(shards, false)))
       assert.strictEqual(error._tag, "SchemaOutdated")
       assert.include(error.message, "POSTGRES_AUTOMIGRATE=true")
     }),
   )
 
-  it.live("reads pages of a long log as a range of an index", () =>
+  it.effect("reads pages of a long log as a range of an index", () =>
     Effect.gen(function* () {
       const { pool, shards } = yield* started
       const sql = yield* clientOf(shards[0]!)

@@ -1,20 +1,34 @@
-/** Two empty PostgreSQL servers, as the shards `a` and `b`. */
-import { Context, Effect, Layer } from "effect"
-import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
+/** Two empty databases, each on a server of its own, as the shards `a` and `b`. */
+import { PgClient } from "@effect/sql-pg"
+import { Effect } from "effect"
+import { Reactivity } from "effect/reactivity"
+import { type EmbeddedShard, PostgresServers } from "../../src/embedded/PostgresServers.ts"
 import type { ShardSettings } from "../../src/shard/ShardPoolLive.ts"
-import { TestPostgres } from "../embedded/testServers.ts"
 
-export const twoServers = Effect.gen(function* () {
-  const { shards } = Context.get(yield* Layer.build(TestPostgres.layer(2)), PostgresServers)
-  const serverOf = (index: number, name: string) => {
-    const { control, database, host, password, port, user } = shards[index]!
-    const settings: ShardSettings = { name, weight: 1, host, port, user, password, database }
-    return {
-      settings,
-      start: Effect.orDie(control.start),
-      /** As a crash: no check point, connections are cut. */
-      stop: control.stop("SIGQUIT"),
-    }
+/** A connection of its own, past the pool. */
+export const clientOf = ({ database, host, password, port, user }: Omit<ShardSettings, "name" | "weight">) =>
+  PgClient.make({ host, port, database, username: user, password, maxConnections: 1 }).pipe(
+    Effect.provide(Reactivity.layer),
+  )
+
+let databases = 0
+
+const shardOn = Effect.fnUntraced(function* (server: EmbeddedShard, name: string, database: string) {
+  const { control, host, password, port, user } = server
+  const sql = yield* clientOf(server)
+  yield* sql`create database ${sql(database)}`
+  const settings: ShardSettings = { name, weight: 1, host, port, user, password, database }
+  return {
+    settings,
+    start: Effect.orDie(control.start),
+    /** As a crash: no check point, connections are cut. */
+    stop: control.stop("SIGQUIT"),
   }
-  return [serverOf(0, "a"), serverOf(1, "b")] as const
+}, Effect.scoped)
+
+/** New ones each time, on the servers of the test. */
+export const twoShards = Effect.gen(function* () {
+  const { shards } = yield* PostgresServers
+  const database = `test_${++databases}`
+  return yield* Effect.all([shardOn(shards[0]!, "a", database), shardOn(shards[1]!, "b", database)])
 })
