@@ -51,7 +51,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("chaos", (i
           seed: 7,
           workers: 3,
           objects: 40,
-          rate: 300,
+          rate: 150,
           ackWaitMillis: 2_000,
           folder,
           drainMillis: 60_000,

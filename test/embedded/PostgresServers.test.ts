@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { type EmbeddedShard, PostgresServers, type PostgresServersOptions } from "../../src/embedded/PostgresServers.ts"
 import { inspect } from "../../src/embedded/reaper.ts"
-import { basePort, temporary, TestPostgres } from "./testServers.ts"
+import { basePort, copyTemplate, temporary, TestPostgres } from "./testServers.ts"
 
 const port = basePort + 40
 
@@ -153,7 +153,9 @@ describe("PostgresServers", () => {
   it.live("takes the next free port", () =>
     Effect.gen(function* () {
       const taken = yield* occupied
-      const [shard] = yield* start({ dataDir: yield* temporary, shards: 1, port: taken })
+      const dataDir = yield* temporary
+      yield* copyTemplate(dataDir, ["shard-1"])
+      const [shard] = yield* start({ dataDir, shards: 1, port: taken })
       assert.isAbove(shard!.port, taken)
     }).pipe(Effect.provide(NodeServices.layer)),
   )
@@ -162,6 +164,7 @@ describe("PostgresServers", () => {
     Effect.gen(function* () {
       const fs = yield* FileSystem.FileSystem
       const dataDir = yield* temporary
+      yield* copyTemplate(dataDir, ["kept"])
       yield* Effect.scoped(Effect.flatMap(start({ dataDir, shards: ["kept"], port }), ([s]) => onShard(s!, store)))
       // Our own pid: alive, but no PostgreSQL.
       yield* fs.writeFileString(`${dataDir}/kept/postmaster.pid`, `${process.pid}\n${dataDir}/kept\n1\n`)
@@ -178,6 +181,7 @@ describe("PostgresServers", () => {
   it.live("ends with a parent that is killed, and refuses a folder whose parent lives", () =>
     Effect.gen(function* () {
       const dataDir = yield* temporary
+      yield* copyTemplate(dataDir, ["shard-1", "shard-2"])
       const first = yield* hold(dataDir)
       assert.isTrue("pids" in first.said, JSON.stringify(first.said))
       const pids = "pids" in first.said ? first.said.pids : []
@@ -205,6 +209,7 @@ describe("PostgresServers", () => {
   it.live.skipIf(process.platform !== "linux")("what a killed parent left without its reapers is ended first", () =>
     Effect.gen(function* () {
       const dataDir = yield* temporary
+      yield* copyTemplate(dataDir, ["shard-1", "shard-2"])
       const { parent, said } = yield* hold(dataDir)
       const pids = "pids" in said ? said.pids : []
       const reapers = reapersOf(parent.pid!)

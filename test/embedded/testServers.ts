@@ -45,7 +45,8 @@ const template = Effect.gen(function* () {
   return made
 })
 
-const copyTemplate = Effect.fnUntraced(function* (dataDir: string, shards: ReadonlyArray<string>) {
+/** Has the shards' clusters made beforehand, for tests that are not about that. */
+export const copyTemplate = Effect.fnUntraced(function* (dataDir: string, shards: ReadonlyArray<string>) {
   const from = yield* template
   if (from === undefined) return
   // Not by Node: as root, the files belong to another user and have to stay his.

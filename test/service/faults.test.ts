@@ -246,6 +246,8 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("faults", (
         (nc) => Effect.promise(() => nc.close()),
       )
       const js = jetstream(connection)
+      // What the broker sent and nobody received comes again when it loses patience; a real service has 30 s.
+      yield* setAckWait(connection, 2_000)
       const prefix = "broker-"
       const objects = idsFrom(6_000, 100)
       const rounds = 100
