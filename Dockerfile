@@ -6,7 +6,7 @@ FROM ${NODE_IMAGE} AS dependencies
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
 # Left out: the tools, the Node that npm brings for older machines, and the PostgreSQL programs of `objectlog start`.
-RUN --mount=type=cache,target=/root/.npm npm ci --omit=dev --omit=optional --ignore-scripts
+RUN --mount=type=cache,target=/npm-cache npm ci --cache /npm-cache --omit=dev --omit=optional --ignore-scripts
 # What only an editor reads is half of the packages.
 RUN find node_modules -type f \( -name '*.d.ts' -o -name '*.d.mts' -o -name '*.d.cts' -o -name '*.map' \) -delete \
  && rm -rf node_modules/effect/src node_modules/@effect/*/src node_modules/effect/ai-docs node_modules/@effect/*/ai-docs

@@ -1,13 +1,12 @@
 /** The servers of a measurement, and the systems that are measured on them, each in processes of its own. */
-import { PgClient } from "@effect/sql-pg"
 import { jetstreamManager } from "@nats-io/jetstream"
 import { connect, type NatsConnection } from "@nats-io/transport-node"
 import { Context, Effect, Layer, Redacted } from "effect"
-import { SqlClient } from "effect/sql"
 import { type ChildProcess, spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import { NatsServer } from "../src/embedded/NatsServer.ts"
 import { type EmbeddedShard, PostgresServers } from "../src/embedded/PostgresServers.ts"
+import { onShard } from "../test/embedded/onShard.ts"
 import { TestNats, TestPostgres } from "../test/embedded/testServers.ts"
 import { cpuMicros } from "./Processes.ts"
 
@@ -110,20 +109,6 @@ export const cpuSoFar = Effect.fnUntraced(function* (workers: ReadonlyArray<Chil
   ])
   return { worker, nats, postgres }
 })
-
-export const onShard = <A, E>(shard: EmbeddedShard, run: (sql: SqlClient.SqlClient) => Effect.Effect<A, E>) =>
-  Effect.flatMap(SqlClient.SqlClient, run).pipe(
-    Effect.provide(
-      PgClient.layer({
-        host: shard.host,
-        port: shard.port,
-        username: shard.user,
-        password: shard.password,
-        database: shard.database,
-        maxConnections: 1,
-      }),
-    ),
-  )
 
 /** Entries on all shards, and objects whose positions are not 1 … n. */
 export const stored = Effect.gen(function* () {

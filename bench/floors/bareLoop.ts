@@ -8,9 +8,9 @@
  * Environment: `NATS_URL`; `SHARDS`, a JSON array of connection strings; `OBJECTS`, how many rows to prepare.
  */
 import { connect, createInbox, type Msg } from "@nats-io/transport-node"
-import pg from "pg"
 import { encodeHeaders } from "../../src/broker/headers.ts"
 import { pull } from "./pull.ts"
+import { connectShards } from "./shards.ts"
 
 /** What gave the highest rate of 250, 500, 1,000 and 2,000. */
 const batchMax = 1_000
@@ -29,21 +29,14 @@ interface Batch {
   unconfirmed: number
 }
 
-const urls = JSON.parse(process.env["SHARDS"]!) as ReadonlyArray<string>
 const connection = await connect({ servers: process.env["NATS_URL"]! })
-const shards = await Promise.all(
-  urls.map(async (connectionString) => {
-    const client = new pg.Client({ connectionString })
-    await client.connect()
-    await client.query(`
-      create schema if not exists floor;
-      create table if not exists floor.objects (id bigint primary key);
-      create table if not exists floor.log_entries (object_id bigint, timestamp bigint, seq bigint, log text,
-        primary key (object_id, timestamp, seq));
-      insert into floor.objects select generate_series(0, ${Number(process.env["OBJECTS"]) - 1}) on conflict do nothing`)
-    return { client, waiting: [] as Array<Request>, busy: false }
-  }),
-)
+const clients = await connectShards(`
+  create schema if not exists floor;
+  create table if not exists floor.objects (id bigint primary key);
+  create table if not exists floor.log_entries (object_id bigint, timestamp bigint, seq bigint, log text,
+    primary key (object_id, timestamp, seq));
+  insert into floor.objects select generate_series(0, ${Number(process.env["OBJECTS"]) - 1}) on conflict do nothing`)
+const shards = clients.map((client) => ({ client, waiting: [] as Array<Request>, busy: false }))
 
 const quoted = (text: string) => `"${text.replace(/["\\]/g, String.raw`\$&`)}"`
 const literal = (items: ReadonlyArray<string | number>) => `'{${items.join(",").replaceAll("'", "''")}}'`

@@ -5,22 +5,14 @@
  * Environment: `NATS_URL`; `SHARDS`, a JSON array of connection strings.
  */
 import { connect, type Msg } from "@nats-io/transport-node"
-import pg from "pg"
 import { pull } from "./pull.ts"
+import { connectShards } from "./shards.ts"
 
-const urls = JSON.parse(process.env["SHARDS"]!) as ReadonlyArray<string>
 const connection = await connect({ servers: process.env["NATS_URL"]! })
-const shards = await Promise.all(
-  urls.map(async (connectionString) => {
-    const client = new pg.Client({ connectionString })
-    await client.connect()
-    await client.query(`
-      create schema if not exists floor;
-      create table if not exists floor.simple (object_id bigint, at timestamptz default now(), log text);
-      create index if not exists simple_by_object on floor.simple (object_id, at)`)
-    return client
-  }),
-)
+const shards = await connectShards(`
+  create schema if not exists floor;
+  create table if not exists floor.simple (object_id bigint, at timestamptz default now(), log text);
+  create index if not exists simple_by_object on floor.simple (object_id, at)`)
 
 const waiting: Array<Msg> = []
 let busy = false

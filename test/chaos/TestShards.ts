@@ -1,31 +1,15 @@
 /** The shards of a run: three PostgreSQL servers, the last one on a disk that can be filled where that is possible. */
 import * as NodeServices from "@effect/platform-node/NodeServices"
-import { PgClient } from "@effect/sql-pg"
 import { Context, Effect, Layer, Path } from "effect"
-import { SqlClient } from "effect/sql"
 import { type EmbeddedShard, PostgresServers } from "../../src/embedded/PostgresServers.ts"
 import { HashRing } from "../../src/placement/HashRing.ts"
+import { onShard } from "../embedded/onShard.ts"
 import { temporary } from "../embedded/testServers.ts"
 import { ports } from "./ports.ts"
 import { mountSmallDisk, type SmallDisk } from "./SmallDisk.ts"
 
 const names = ["shard-a", "shard-b", "shard-c"]
 const onSmallDisk = 2
-
-/** Runs statements on a connection of its own, past the proxies. */
-export const onShard = <A, E>(shard: EmbeddedShard, run: (sql: SqlClient.SqlClient) => Effect.Effect<A, E>) =>
-  Effect.flatMap(SqlClient.SqlClient, run).pipe(
-    Effect.provide(
-      PgClient.layer({
-        host: shard.host,
-        port: shard.port,
-        username: shard.user,
-        password: shard.password,
-        database: shard.database,
-        maxConnections: 1,
-      }),
-    ),
-  )
 
 const make = Effect.fnUntraced(function* (diskMegabytes: number) {
   const path = yield* Path.Path

@@ -4,7 +4,8 @@ import { fromStored } from "../../src/domain/LogEntry.ts"
 import { toColumn } from "../../src/domain/ObjectId.ts"
 import { ObjectId } from "../../src/domain/ObjectId.ts"
 import { type Append, type Ledger, type ObjectRecord, placeOf, textOf } from "./Ledger.ts"
-import { onShard, type TestShards } from "./TestShards.ts"
+import { onShard } from "../embedded/onShard.ts"
+import type { TestShards } from "./TestShards.ts"
 
 /** An entry as its database has it. */
 export interface Row {

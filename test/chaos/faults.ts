@@ -5,7 +5,8 @@ import { Effect, Schedule } from "effect"
 import type { Randomness } from "./Randomness.ts"
 import type { LinkState, TcpProxy } from "./TcpProxy.ts"
 import type { BrokerNode, TestBroker } from "./TestBroker.ts"
-import { onShard, type TestShards } from "./TestShards.ts"
+import { onShard } from "../embedded/onShard.ts"
+import type { TestShards } from "./TestShards.ts"
 import type { Worker } from "./Workers.ts"
 
 /** What faults strike. */

@@ -9,7 +9,8 @@ import { mkdirSync, readFileSync, rmSync } from "node:fs"
 import { type Load, startLoad, type Stretch } from "./Load.ts"
 import { Randomness } from "./Randomness.ts"
 import { TestBroker } from "./TestBroker.ts"
-import { onShard, TestShards } from "./TestShards.ts"
+import { onShard } from "../embedded/onShard.ts"
+import { TestShards } from "./TestShards.ts"
 import { startWorkers, type Worker } from "./Workers.ts"
 
 export interface IsolationOptions {

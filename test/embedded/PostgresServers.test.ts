@@ -1,15 +1,15 @@
 import * as NodeServices from "@effect/platform-node/NodeServices"
-import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, FileSystem, Layer, Schema, Scope } from "effect"
-import { SqlClient } from "effect/sql"
+import type { SqlClient } from "effect/sql"
 import { type ChildProcess, spawn } from "node:child_process"
 import { readdirSync, readFileSync } from "node:fs"
 import { type AddressInfo, createServer, type Server } from "node:net"
 import { fileURLToPath } from "node:url"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
-import { type EmbeddedShard, PostgresServers, type PostgresServersOptions } from "../../src/embedded/PostgresServers.ts"
+import { PostgresServers, type PostgresServersOptions } from "../../src/embedded/PostgresServers.ts"
 import { inspect } from "../../src/embedded/reaper.ts"
+import { onShard } from "./onShard.ts"
 import { basePort, copyTemplate, temporary, TestPostgres } from "./testServers.ts"
 
 const port = basePort + 40
@@ -21,23 +21,9 @@ const start = (options: PostgresServersOptions) =>
     (context) => Context.get(context, PostgresServers).shards,
   )
 
-const onShard = <A, E, R>(shard: EmbeddedShard, effect: Effect.Effect<A, E, R | SqlClient.SqlClient>) => {
-  const { database, host, password, port: at, user } = shard
-  return Effect.provide(
-    effect,
-    PgClient.layer({ host, port: at, username: user, password, database, maxConnections: 1 }),
-  )
-}
-
-const store = Effect.gen(function* () {
-  const sql = yield* SqlClient.SqlClient
-  yield* sql`create table kept (value int)`
-  yield* sql`insert into kept values (7)`
-})
-const stored = Effect.gen(function* () {
-  const sql = yield* SqlClient.SqlClient
-  return yield* sql`select value from kept`
-})
+const store = (sql: SqlClient.SqlClient) =>
+  Effect.andThen(sql`create table kept (value int)`, sql`insert into kept values (7)`)
+const stored = (sql: SqlClient.SqlClient) => sql`select value from kept`
 
 /** A port that somebody listens on. */
 const occupied = Effect.map(
@@ -120,11 +106,8 @@ describe("PostgresServers", () => {
       for (const shard of shards) {
         const [row] = yield* onShard(
           shard,
-          Effect.flatMap(
-            SqlClient.SqlClient,
-            (sql) => sql<{ version: string; fsync: string; coding: string }>`
+          (sql) => sql<{ version: string; fsync: string; coding: string }>`
             select version(), current_setting('fsync') as fsync, current_setting('server_encoding') as coding`,
-          ),
         )
         assert.match(row!.version, /^PostgreSQL 18\./)
         assert.deepStrictEqual([row!.fsync, row!.coding], ["on", "UTF8"])

@@ -6,13 +6,10 @@ import { type ChildProcess, spawn } from "node:child_process"
 import { readdirSync, readFileSync } from "node:fs"
 import { fileURLToPath } from "node:url"
 import { freePort } from "../../src/embedded/freePort.ts"
+import { basePort, temporary } from "./testServers.ts"
 
 const main = fileURLToPath(new URL("../../src/main.ts", import.meta.url))
-const metricsBase = 20_000 + (process.pid % 400) * 50 + 30
-
-const temporary = Effect.flatMap(FileSystem.FileSystem, (fs) =>
-  Effect.tap(fs.makeTempDirectoryScoped({ prefix: "objectlog-test-" }), (folder) => fs.chmod(folder, 0o755)),
-)
+const metricsBase = basePort + 30
 
 const until = (what: string, condition: () => boolean, millis = 10_000) =>
   Effect.gen(function* () {

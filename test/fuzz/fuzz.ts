@@ -3,17 +3,16 @@
  * stored is accounted for. A valid append is an entry, to the character and in order; a valid read has its pages; anything
  * else has exactly one error event and one dead letter that gives the request back byte for byte.
  */
-import { PgClient } from "@effect/sql-pg"
 import { DeliverPolicy, jetstream, jetstreamManager } from "@nats-io/jetstream"
 import { connect, type NatsConnection } from "@nats-io/transport-node"
 import { Arbitrary, Effect, Stream } from "effect"
-import { SqlClient } from "effect/sql"
 import { readFile } from "node:fs/promises"
 import { openDeadLetters } from "../../src/broker/deadLetters.ts"
 import type { Letter } from "../../src/broker/Letter.ts"
 import { fromStored } from "../../src/domain/LogEntry.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
+import { onShard } from "../embedded/onShard.ts"
 import { startWorkerProcess } from "../service/service.ts"
 import { type Body, checkAll, type Row } from "./check.ts"
 import { digest, expect, type Expected } from "./expect.ts"
@@ -152,18 +151,19 @@ const readLetters = Effect.fnUntraced(function* (connection: NatsConnection) {
 const readRows = Effect.gen(function* () {
   const { shards } = yield* PostgresServers
   const rows = new Map<number, Row>()
-  for (const { database, host, password, port, user } of shards) {
-    const stored = yield* Effect.gen(function* () {
-      const sql = yield* SqlClient.SqlClient
-      return yield* sql<{
-        object_id: bigint
-        timestamp: bigint
-        seq: bigint
-        position: bigint
-        log: string
-        escaped: boolean
-      }>`select object_id, timestamp, seq, position, log, escaped from log_entries`
-    }).pipe(Effect.provide(PgClient.layer({ host, port, username: user, password, database })))
+  for (const shard of shards) {
+    const stored = yield* onShard(
+      shard,
+      (sql) =>
+        sql<{
+          object_id: bigint
+          timestamp: bigint
+          seq: bigint
+          position: bigint
+          log: string
+          escaped: boolean
+        }>`select object_id, timestamp, seq, position, log, escaped from log_entries`,
+    )
     for (const row of stored) {
       const log = fromStored(row.log, row.escaped)
       rows.set(Number(row.seq), {

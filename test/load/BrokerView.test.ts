@@ -11,15 +11,19 @@ import { TestNats } from "../embedded/testServers.ts"
 
 const topics = { logsTopic: "logs", queryTopic: "query", responseTopic: "response", deadTopic: "dead", replicas: 1 }
 
+const connected = Effect.gen(function* () {
+  const { url } = yield* NatsServer
+  const connection = yield* Effect.acquireRelease(
+    Effect.promise(() => connect({ servers: url })),
+    (one) => Effect.promise(() => one.close()),
+  )
+  return { connection, manager: yield* Effect.promise(() => jetstreamManager(connection)) }
+})
+
 layer(TestNats.layer, { excludeTestServices: true, timeout: "30 seconds" })("BrokerView", (it) => {
   it.effect("tells how far the workers are done, and nothing while appends are parked", () =>
     Effect.gen(function* () {
-      const { url } = yield* NatsServer
-      const connection = yield* Effect.acquireRelease(
-        Effect.promise(() => connect({ servers: url })),
-        (one) => Effect.promise(() => one.close()),
-      )
-      const manager = yield* Effect.promise(() => jetstreamManager(connection))
+      const { connection, manager } = yield* connected
       const js = jetstream(connection)
       const floor = readFloor(connection, "logs")
       const publish = (subject: string) => Effect.promise(() => js.publish(subject, "x"))
@@ -52,12 +56,7 @@ layer(TestNats.layer, { excludeTestServices: true, timeout: "30 seconds" })("Bro
 
   it.effect("gives events again, and says whether these are all", () =>
     Effect.gen(function* () {
-      const { url } = yield* NatsServer
-      const connection = yield* Effect.acquireRelease(
-        Effect.promise(() => connect({ servers: url })),
-        (one) => Effect.promise(() => one.close()),
-      )
-      const manager = yield* Effect.promise(() => jetstreamManager(connection))
+      const { connection, manager } = yield* connected
       yield* provision(manager, topics)
       const replay = (since: number) => {
         const events: Array<string> = []

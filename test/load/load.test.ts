@@ -1,15 +1,15 @@
 /** The load generator on real servers with real workers: it passes what is right and finds what is wrong. */
 import { assert, layer } from "@effect/vitest"
-import { PgClient } from "@effect/sql-pg"
 import { jetstreamManager } from "@nats-io/jetstream"
 import { connect } from "@nats-io/transport-node"
 import { Deferred, Effect, Exit, Layer, Redacted, type Scope } from "effect"
-import { SqlClient } from "effect/sql"
+import type { SqlClient } from "effect/sql"
 import { spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
 import { type LoadOptions, makeLoad } from "../../src/load/Load.ts"
+import { onShard } from "../embedded/onShard.ts"
 import { TestNats, TestPostgres } from "../embedded/testServers.ts"
 import { startWorker, startWorkerProcess, within } from "../service/service.ts"
 
@@ -72,18 +72,13 @@ const startProcess = Effect.fnUntraced(function* (...args: ReadonlyArray<string>
   }
 })
 
-const onShard = Effect.fnUntraced(function* <A, E>(
-  use: (sql: SqlClient.SqlClient) => Effect.Effect<A, E>,
-): Effect.fn.Return<A, unknown, PostgresServers> {
-  const { database, host, password, port, user } = (yield* PostgresServers).shards[0]!
-  return yield* Effect.flatMap(SqlClient.SqlClient, use).pipe(
-    Effect.provide(PgClient.layer({ host, port, username: user, password, database })),
-  )
+const onTheShard = Effect.fnUntraced(function* <A, E>(run: (sql: SqlClient.SqlClient) => Effect.Effect<A, E>) {
+  return yield* onShard((yield* PostgresServers).shards[0]!, run)
 })
 
 /** Waits until an object has so many entries. */
 const untilEntries = (id: number, count: number) =>
-  onShard((sql) =>
+  onTheShard((sql) =>
     Effect.repeat(sql<{ entries: bigint }>`select coalesce(max(entries), 0) as entries from objects where id = ${id}`, {
       until: (rows) => Number(rows[0]!.entries) >= count,
     }),
@@ -166,7 +161,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("load", (it
   it.effect("finds an entry whose text was changed on its way to the disk", () =>
     Effect.gen(function* () {
       yield* startWorker
-      yield* onShard((sql) =>
+      yield* onTheShard((sql) =>
         Effect.andThen(
           sql`create function change_one() returns trigger language plpgsql as $$
             begin new.log = overlay(new.log placing '!' from 18); return new; end $$`,
@@ -189,7 +184,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("load", (it
       yield* untilEntries(401, 10)
       yield* well.signal("SIGTERM")
       // Read already, or not yet: it is missed in any case.
-      yield* onShard((sql) => sql`delete from log_entries where object_id = 301 and position = 7`)
+      yield* onTheShard((sql) => sql`delete from log_entries where object_id = 301 and position = 7`)
       yield* wrong.signal("SIGINT")
       const [good, bad] = yield* Effect.all([well.ended, wrong.ended], { concurrency: "unbounded" })
       assert.strictEqual(good.code, 0, good.errors)

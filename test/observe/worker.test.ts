@@ -5,12 +5,12 @@ import { spawnSync } from "node:child_process"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
 import { counters, gauges, histograms } from "../../src/observe/definitions.ts"
-import { HashRing } from "../../src/placement/HashRing.ts"
 import { basePort, TestNats, TestPostgres } from "../embedded/testServers.ts"
 import {
   appendBody,
   collectAnswers,
   ForeignClient,
+  idsOn,
   publishInSequence,
   readLog,
   spawnWorker,
@@ -182,8 +182,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("a worker t
     Effect.gen(function* () {
       const { connection } = yield* ForeignClient
       const [shard] = (yield* PostgresServers).shards
-      const ring = yield* HashRing.make([{ name: "shard-a" }, { name: "shard-b" }])
-      const ids = Array.from({ length: 200 }, (_, i) => 5_000 + i).filter((each) => ring.shardOf(BigInt(each)) === 0)
+      const ids = yield* idsOn(0, 5_000, 100)
       const worker = yield* startWorkerProcess
       const answers = yield* collectAnswers(connection, "h-")
       yield* Effect.scoped(

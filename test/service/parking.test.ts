@@ -1,17 +1,16 @@
 /** A shard that is stopped, and one that is restored from an older backup, on real servers. */
 import { assert, layer } from "@effect/vitest"
-import { PgClient } from "@effect/sql-pg"
 import { AckPolicy, DeliverPolicy, jetstreamManager } from "@nats-io/jetstream"
 import { Effect, Layer, Schedule } from "effect"
-import { SqlClient } from "effect/sql"
 import { replay } from "../../src/broker/replay.ts"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
-import { HashRing } from "../../src/placement/HashRing.ts"
+import { onShard } from "../embedded/onShard.ts"
 import { TestNats, TestPostgres } from "../embedded/testServers.ts"
 import {
   assertLogs,
   collectAnswers,
   ForeignClient,
+  idsOn,
   planAppends,
   publishInSequence,
   startWorkerProcess,
@@ -22,14 +21,6 @@ const servers = ForeignClient.layer.pipe(Layer.provideMerge(Layer.mergeAll(TestN
 
 /** Few enough that the appends of the stopped shard alone would use them up. */
 const ackPendingMax = 3_000
-
-const idsOn = Effect.fnUntraced(function* (shard: number, first: number, count: number) {
-  const { shards } = yield* PostgresServers
-  const ring = yield* HashRing.make(shards.map(({ name }) => ({ name, weight: 1 })))
-  return Array.from({ length: count * 10 }, (_, i) => first + i)
-    .filter((id) => ring.shardOf(BigInt(id)) === shard)
-    .slice(0, count)
-})
 
 const manager = Effect.flatMap(ForeignClient, ({ connection }) => Effect.promise(() => jetstreamManager(connection)))
 
@@ -98,13 +89,13 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("a shard th
       const answers = yield* collectAnswers(connection, "restored-")
       yield* publishInSequence(connection, bodies)
       yield* answers.until(400, 20_000)
-      const { database, host, password, port, user: username } = shards[0]!
       // As an older backup has it: the last 30 of each object are not there yet.
-      yield* Effect.gen(function* () {
-        const sql = yield* SqlClient.SqlClient
-        yield* sql`delete from log_entries where object_id = any(${objects.map(BigInt)}) and position > 70`
-        yield* sql`update objects set entries = 70, last_timestamp = (select max(timestamp) from log_entries where object_id = id) where id = any(${objects.map(BigInt)})`
-      }).pipe(Effect.provide(PgClient.layer({ host, port, username, password, database, maxConnections: 1 })))
+      yield* onShard(shards[0]!, (sql) =>
+        Effect.andThen(
+          sql`delete from log_entries where object_id = any(${objects.map(BigInt)}) and position > 70`,
+          sql`update objects set entries = 70, last_timestamp = (select max(timestamp) from log_entries where object_id = id) where id = any(${objects.map(BigInt)})`,
+        ),
+      )
       const again = yield* collectAnswers(connection, "restored-")
       const [logs] = yield* replay(jsm, "logs")
       assert.isAtLeast(logs.messages, 400)

@@ -302,6 +302,15 @@ export const publishInSequence = (connection: NatsConnection, bodies: Iterable<s
     await connection.flush()
   })
 
+/** Ids from `first` on that live on the shard of this index. */
+export const idsOn = Effect.fnUntraced(function* (shard: number, first: number, count: number) {
+  const { shards } = yield* PostgresServers
+  const ring = yield* HashRing.make(shards.map(({ name }) => ({ name, weight: 1 })))
+  return Array.from({ length: count * 10 }, (_, i) => first + i)
+    .filter((id) => ring.shardOf(BigInt(id)) === shard)
+    .slice(0, count)
+})
+
 /** All entries of an object, read through the service. */
 export const readLog = (connection: NatsConnection, id: number) =>
   Effect.callback<ReadonlyArray<{ readonly position: number; readonly seq: number; readonly log: string }>>(

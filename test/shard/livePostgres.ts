@@ -3,10 +3,11 @@ import { PgClient } from "@effect/sql-pg"
 import { Effect } from "effect"
 import { Reactivity } from "effect/reactivity"
 import { type EmbeddedShard, PostgresServers } from "../../src/embedded/PostgresServers.ts"
+import { onShard } from "../embedded/onShard.ts"
 import type { ShardSettings } from "../../src/shard/ShardPoolLive.ts"
 
 /** A connection of its own, past the pool. */
-export const clientOf = ({ database, host, password, port, user }: Omit<ShardSettings, "name" | "weight">) =>
+export const clientOf = ({ database, host, password, port, user }: ShardSettings) =>
   PgClient.make({ host, port, database, username: user, password, maxConnections: 1 }).pipe(
     Effect.provide(Reactivity.layer),
   )
@@ -15,8 +16,7 @@ let databases = 0
 
 const shardOn = Effect.fnUntraced(function* (server: EmbeddedShard, name: string, database: string) {
   const { control, host, password, port, user } = server
-  const sql = yield* clientOf(server)
-  yield* sql`create database ${sql(database)}`
+  yield* onShard(server, (sql) => sql`create database ${sql(database)}`)
   const settings: ShardSettings = { name, weight: 1, host, port, user, password, database }
   return {
     settings,
@@ -24,7 +24,7 @@ const shardOn = Effect.fnUntraced(function* (server: EmbeddedShard, name: string
     /** As a crash: no check point, connections are cut. */
     stop: control.stop("SIGQUIT"),
   }
-}, Effect.scoped)
+})
 
 /** New ones each time, on the servers of the test. */
 export const twoShards = Effect.gen(function* () {
