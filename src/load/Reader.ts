@@ -1,4 +1,10 @@
-/** Reads logs through the service: one request each, its pages told apart by the request id. */
+/**
+ * Reads logs through the service: one request each, its pages told apart by the request id.
+ *
+ * A request may be delivered again although it was answered (the broker lost the acknowledgement), after an outage even
+ * much later. Then it is answered with another snapshot, which has what was appended meanwhile. That belongs to the next
+ * read: a read that has ended takes nothing more.
+ */
 import type { NatsConnection } from "@nats-io/transport-node"
 import { Effect, Schema } from "effect"
 import { encodeReadRequest, type Entry, PageMerge, type Read, orderOf } from "../cli/Client.ts"
@@ -18,15 +24,18 @@ interface Reading {
   readonly receive: (event: PageEvent | RefusedEvent) => void
 }
 
+/** What it needs of a connection. */
+type Connection = Pick<NatsConnection, "isClosed" | "publish">
+
 export class Reader {
-  readonly #connection: NatsConnection
+  readonly #connection: Connection
   readonly #topic: string
   readonly #prefix: string
   readonly #readings = new Map<string, Reading>()
   #requests = 0
 
   /** Request ids begin with `prefix`. */
-  constructor(connection: NatsConnection, topic: string, prefix: string) {
+  constructor(connection: Connection, topic: string, prefix: string) {
     this.#connection = connection
     this.#topic = topic
     this.#prefix = prefix
@@ -51,21 +60,27 @@ export class Reader {
     const answered = Effect.callback<string | undefined, ReadUnanswered>((resume) => {
       const requestId = `${this.#prefix}${(this.#requests++).toString(36)}`
       const merge = new PageMerge(orderOf(read))
+      const forget = () => this.#readings.delete(requestId)
+      // What is returned below runs on interruption only.
+      const end = (outcome: Effect.Effect<string | undefined, ReadUnanswered>) => {
+        forget()
+        resume(outcome)
+      }
       this.#readings.set(requestId, {
         receive: (event) => {
           heard += 1
           if (event.type === "refused") {
             const reason = `was refused: ${event.code}: ${event.reason}`
-            return resume(Effect.fail(new ReadUnanswered({ object: String(read.id), reason })))
+            return end(Effect.fail(new ReadUnanswered({ object: String(read.id), reason })))
           }
           const page = merge.accept(event)
           if (page === undefined) return
           take(page.entries)
-          if (page.last) resume(Effect.succeed(page.next))
+          if (page.last) end(Effect.succeed(page.next))
         },
       })
       if (!this.#connection.isClosed()) this.#connection.publish(this.#topic, encodeReadRequest(read, requestId))
-      return Effect.sync(() => this.#readings.delete(requestId))
+      return Effect.sync(forget)
     })
     const silent = Effect.gen(function* () {
       for (let before = -1; before !== heard;) {

@@ -3,12 +3,16 @@
  * nothing; each kind of fault is found.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Arbitrary } from "effect"
+import type { Payload } from "@nats-io/transport-node"
+import { Arbitrary, Effect } from "effect"
+import { TestClock } from "effect/testing"
 import type { Entry } from "../../src/cli/Client.ts"
 import { CompleteRead } from "../../src/load/CompleteRead.ts"
 import type { Append } from "../../src/load/Append.ts"
+import { makeFollower } from "../../src/load/Follower.ts"
 import type { LedgerContext } from "../../src/load/LedgerContext.ts"
 import { ObjectLedger } from "../../src/load/ObjectLedger.ts"
+import { Reader } from "../../src/load/Reader.ts"
 import { Texts } from "../../src/load/Texts.ts"
 import { int } from "../domain/arbitraries.ts"
 
@@ -180,6 +184,53 @@ describe("a correct service", () => {
     test.read([], 21 * timeoutMillis + 1)
     assert.deepStrictEqual(test.kinds(), ["lost"])
   })
+
+  it.effect("may answer a read once more after its end, with what only the next read has asked for", () =>
+    Effect.gen(function* () {
+      const test = makeObject()
+      const requests: Array<{ readonly request_id: string; readonly after_position: number }> = []
+      const connection = {
+        isClosed: () => false,
+        publish: (_: string, payload?: Payload) => void requests.push(JSON.parse(String(payload))),
+      }
+      const reader = new Reader(connection, "query", "run001.read-")
+      /** The page of a worker that sees the whole log as it is now. */
+      const answer = (index: number) => {
+        const { after_position, request_id: requestId } = requests[index]!
+        const snapshot = String(test.log.length)
+        const entries = test.log.slice(after_position)
+        reader.receive({ type: "query", requestId, snapshot, page: 0, last: true, entries, next: undefined })
+      }
+      const append = () => {
+        const one = test.send()
+        test.object.stored(one, test.commit(one).seq, 1)
+      }
+      append()
+      append()
+      const { follow } = yield* makeFollower({
+        reader,
+        objects: [test.object],
+        context: test.context,
+        textMax: 60,
+        notice: () => Effect.void,
+        isDraining: () => false,
+      })
+      yield* Effect.forkScoped(follow)
+      yield* TestClock.adjust("20 millis")
+      answer(0)
+      append()
+      yield* TestClock.adjust("6 seconds")
+      assert.deepStrictEqual(
+        requests.map((request) => request.after_position),
+        [0, 2],
+      )
+      answer(0)
+      answer(1)
+      answer(0)
+      assert.deepStrictEqual(test.found, [])
+      assert.strictEqual(test.object.readBack, 3)
+    }),
+  )
 
   it("keeps its memory: settled appends are forgotten", () => {
     const test = makeObject()
