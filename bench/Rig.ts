@@ -88,15 +88,22 @@ const startProcess = (system: System, natsUrl: string, shards: ReadonlyArray<Emb
       ),
   )
 
-/** Starts so many processes of a system; all are ready when this returns. `objects`: how many the floors prepare. */
+/**
+ * Starts so many processes of a system; all are ready when this returns. `objects`: how many the floors prepare. `ready` is
+ * when the first one was, which begins to work at once.
+ */
 export const startSystem = Effect.fnUntraced(function* (system: System, processes = 1, objects = 0) {
   const { connection, shards } = yield* Rig
   const url = `nats://${connection.getServer()}`
-  return yield* Effect.forEach(
+  const started = yield* Effect.forEach(
     Array.from({ length: processes }, (_, i) => i),
-    () => startProcess(system, url, shards, objects),
+    () => Effect.map(startProcess(system, url, shards, objects), (child) => ({ child, ready: performance.now() })),
     { concurrency: "unbounded" },
   )
+  return {
+    children: started.map(({ child }) => child),
+    ready: Math.min(...started.map(({ ready }) => ready)),
+  }
 })
 
 /** CPU time so far. */

@@ -78,6 +78,7 @@ const program = Effect.gen(function* () {
 
   const figures = yield* Report.useSync((report) => report.figures())
   const text = JSON.stringify({ date: new Date().toISOString(), ...machine, options, figures, load: points }, null, 2)
+  yield* fs.makeDirectory(options.out, { recursive: true })
   yield* fs.writeFileString(path.join(options.out, "results.json"), `${text}\n`)
   if (points.length > 0) yield* fs.writeFileString(path.join(options.out, "load.svg"), plot(points, subtitle))
   yield* Console.log(`\n${subtitle}\n\n${tables(figures)}`)

@@ -7,8 +7,7 @@
  *
  * Environment: `NATS_URL`; `SHARDS`, a JSON array of connection strings; `OBJECTS`, how many rows to prepare.
  */
-import { connect, createInbox, type Msg } from "@nats-io/transport-node"
-import { encodeHeaders } from "../../src/broker/headers.ts"
+import { connect, createInbox, type Msg, type MsgHdrs } from "@nats-io/transport-node"
 import { pull } from "./pull.ts"
 import { connectShards } from "./shards.ts"
 
@@ -67,13 +66,19 @@ connection.subscribe(`${inbox}.*`, {
   },
 })
 
+/** Headers that are bytes already: the client's own would validate and canonicalise each name. */
+const messageId = (id: string) => {
+  const bytes = Buffer.from(`NATS/1.0\r\nNats-Msg-Id: ${id}\r\n\r\n`)
+  return { encode: () => bytes } as unknown as MsgHdrs
+}
+
 const announce = (requests: ReadonlyArray<Request>) => {
   const number = ++lastBatch
   batches.set(number, { requests, unconfirmed: requests.length })
   const reply = `${inbox}.${number}`
   for (const { id, seq, timestamp } of requests) {
     const event = `{"type":"append","status":"ok","id":${id},"seq":${seq},"timestamp":${timestamp.slice(0, -6)}}`
-    const headers = encodeHeaders([["Nats-Msg-Id", `logs-${seq}-${timestamp}`]])
+    const headers = messageId(`logs-${seq}-${timestamp}`)
     connection.publish("response", Buffer.from(event), { headers, reply })
   }
 }

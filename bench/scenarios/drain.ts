@@ -40,9 +40,8 @@ const drain = Effect.fnUntraced(function* (system: System, workers: number, back
   const { appends, objects } = backlog
   yield* publishAll(connection, appends, body(backlog))
   const answered = system === "B" ? undefined : yield* events(connection, appends)
-  const processes = yield* startSystem(system, workers, objects)
+  const { children: processes, ready } = yield* startSystem(system, workers, objects)
   const before = yield* cpuSoFar(processes)
-  const ready = performance.now()
   const ended =
     answered === undefined
       ? yield* unacknowledged().pipe(

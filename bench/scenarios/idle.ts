@@ -10,8 +10,8 @@ const settleMillis = 5_000
 export const runIdle = (seconds: number) =>
   onFreshServers(
     Effect.gen(function* () {
-      const [worker] = yield* startSystem("objectlog")
-      const pid = worker!.pid!
+      const { children } = yield* startSystem("objectlog")
+      const pid = children[0]!.pid!
       yield* Effect.sleep(settleMillis)
       const before = [yield* cpuMicros([pid]), yield* wakeUps(pid)] as const
       yield* Effect.sleep(seconds * 1_000)

@@ -14,13 +14,13 @@ const wholeLog = (entries: number) =>
     yield* publishAll(connection, entries, body({ objects: 1, size: 100 }))
     const answered = yield* events(connection, entries)
     yield* Effect.scoped(Effect.andThen(startSystem("objectlog"), answered))
-    const [worker] = yield* startSystem("objectlog")
+    const { children } = yield* startSystem("objectlog")
     const read = yield* readPages(connection, `{"id":0}`)
     if (read.entries !== entries) {
       return yield* Effect.die(new Error(`expected ${entries} entries, got ${read.entries}`))
     }
     const rate = (read.entries / read.millis) * 1_000
-    const memory = yield* residentMemory(worker!.pid!, "VmHWM")
+    const memory = yield* residentMemory(children[0]!.pid!, "VmHWM")
     yield* add({
       scenario,
       what: `full read of ${entries.toLocaleString("en-US")} entries, in ${read.pages} pages`,

@@ -83,6 +83,10 @@ export class MemoryStream {
     this.#timers.later(millis, run)
   }
 
+  get #isThere(): boolean {
+    return this.#again.length > 0 || (this.underWay.size < this.#ackPendingMax && this.#next < this.#fresh.length)
+  }
+
   /** Waits for a message, and then takes what is there: one who is interrupted in between has taken nothing. */
   readonly take: Effect.Effect<NonEmptyReadonlyArray<Delivery>> = Effect.suspend(() => {
     // What was under way already may come again; beyond the bound nothing new does.
@@ -103,6 +107,8 @@ export class MemoryStream {
   })
 
   readonly #arrival: Effect.Effect<void> = Effect.callback((resume) => {
+    // What came since the look: the scheduler may let others run in between.
+    if (this.#isThere) return resume(Effect.void)
     const taker = () => {
       this.#takers.delete(taker)
       resume(Effect.void)

@@ -12,8 +12,8 @@ import type { Life, StreamLives } from "./StreamLife.ts"
  */
 const handBackMillis = 100
 
-const ack = Buffer.from("+ACK")
-const working = Buffer.from("+WPI")
+const ack = "+ACK"
+const working = "+WPI"
 
 /**
  * One message. Its stamp is in the reply subject, `$JS.ACK[.domain.account].stream.consumer.count.seq.n.nanos.pending`,
@@ -25,6 +25,7 @@ export class NatsDelivery implements Delivery {
   readonly deliveryCount: number
   trace: MessageTrace | undefined = undefined
   readonly #message: Msg
+  readonly #reply: string
   readonly #streams: StreamLives
   readonly #life: Life
   readonly #origin: Origin | undefined
@@ -32,7 +33,8 @@ export class NatsDelivery implements Delivery {
   #settled = false
 
   constructor(message: Msg, streams: StreamLives, isSetAside: boolean) {
-    const tokens = message.reply!.split(".")
+    this.#reply = message.reply!
+    const tokens = this.#reply.split(".")
     const first = tokens.length === 9 ? 4 : 6
     this.#message = message
     this.#streams = streams
@@ -72,7 +74,7 @@ export class NatsDelivery implements Delivery {
   }
 
   #headerText(): string {
-    return (this.#headers ??= headerText(this.#message, this.#message.reply!.length))
+    return (this.#headers ??= headerText(this.#message, this.#reply.length))
   }
 
   ack(): void {
@@ -80,17 +82,17 @@ export class NatsDelivery implements Delivery {
   }
 
   retry(delayMillis: number): void {
-    this.#settle(Buffer.from(`-NAK {"delay":${Math.max(delayMillis, handBackMillis) * 1_000_000}}`))
+    this.#settle(`-NAK {"delay":${Math.max(delayMillis, handBackMillis) * 1_000_000}}`)
   }
 
   working(): void {
-    if (!this.#settled) this.#streams.touch(this.#life, this.#message, working)
+    if (!this.#settled) this.#streams.touch(this.#life, this.#reply, working)
   }
 
-  #settle(answer: Uint8Array): void {
+  #settle(answer: string): void {
     if (this.#settled) return
     this.#settled = true
     this.trace?.settled(answer === ack ? "ack" : "retry")
-    this.#streams.settle(this.#life, this.#message, answer)
+    this.#streams.settle(this.#life, this.#reply, answer)
   }
 }

@@ -22,6 +22,7 @@ import { brokerState } from "./brokerState.ts"
 import { maintain, resetAhead } from "./maintain.ts"
 import { type FoundStream, StreamLives } from "./StreamLife.ts"
 import { parkedSubject, setAsideMessage } from "./setAside.ts"
+import { Outgoing } from "./Outgoing.ts"
 import { eventHeaders, makePublisher, type Message } from "./publish.ts"
 
 export interface NatsSettings extends Topics {
@@ -30,8 +31,8 @@ export interface NatsSettings extends Topics {
   readonly connectionName: string
 }
 
-/** Messages asked for at a time: two lanes' worth of batches, and some large reads. */
-const appendsPull = 1_000
+/** Messages asked for at a time: two batches for each of two lanes, and some large reads. */
+const appendsPull = 4_000
 const queriesPull = 64
 
 /** Between two attempts to make missing streams again after a publish that failed. */
@@ -110,14 +111,12 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
     Effect.tapErrorTag("BrokerUnavailable", warn),
     Effect.retry({ schedule: backoff, while: (error) => error._tag === "BrokerUnavailable" }),
   )
-  const streams = {
-    logs: new StreamLives(found.logs, () => reconnects.connected),
-    query: new StreamLives(found.query, () => reconnects.connected),
-    parked: new StreamLives(found.parked, () => reconnects.connected),
-  }
-  const publishAll = yield* makePublisher(connection, reconnects)
+  const outgoing = new Outgoing(connection)
+  const streamOf = (part: FoundStream) => new StreamLives(part, () => reconnects.connected, outgoing)
+  const streams = { logs: streamOf(found.logs), query: streamOf(found.query), parked: streamOf(found.parked) }
+  const publishAll = yield* makePublisher(connection, outgoing, reconnects)
   // A window of its own, so that a parked stream that confirms nothing does not hold up events.
-  const parkAll = yield* makePublisher(connection, reconnects)
+  const parkAll = yield* makePublisher(connection, outgoing, reconnects)
 
   /** Makes sure of a pull consumer with everything that it needs; gives its stream. Tries until it has succeeded. */
   const ensured = (spec: ConsumerSpec): Effect.Effect<FoundStream> =>

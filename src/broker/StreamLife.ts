@@ -6,7 +6,7 @@
  * with the worker that holds it. So after every break it is first made sure that the stream is the same; what is to be
  * settled waits until then, and is dropped if it is another.
  */
-import type { Msg } from "@nats-io/transport-node"
+import type { Outgoing } from "./Outgoing.ts"
 
 /** A stream that was found. `created` tells it from an earlier one of its name. */
 export interface FoundStream {
@@ -17,7 +17,8 @@ export interface FoundStream {
 /** One life. */
 class Life {
   state: "sure" | "unsure" | "over" = "sure"
-  readonly held: Array<readonly [Msg, Uint8Array]> = []
+  /** Reply subjects and answers. */
+  readonly held: Array<readonly [string, string]> = []
 }
 
 export type { Life }
@@ -26,10 +27,12 @@ export class StreamLives {
   #found: FoundStream
   #life = new Life()
   readonly #isConnected: () => boolean
+  readonly #outgoing: Outgoing
 
-  constructor(found: FoundStream, isConnected: () => boolean) {
+  constructor(found: FoundStream, isConnected: () => boolean, outgoing: Outgoing) {
     this.#found = found
     this.#isConnected = isConnected
+    this.#outgoing = outgoing
   }
 
   get name(): string {
@@ -42,14 +45,14 @@ export class StreamLives {
   }
 
   /** Settles a message, as soon as its stream is known to be the same. */
-  settle(life: Life, message: Msg, answer: Uint8Array): void {
-    if (life.state === "sure" && this.#isConnected()) message.respond(answer)
-    else if (life.state !== "over") life.held.push([message, answer])
+  settle(life: Life, reply: string, answer: string): void {
+    if (life.state === "sure" && this.#isConnected()) this.#outgoing.answer(reply, answer)
+    else if (life.state !== "over") life.held.push([reply, answer])
   }
 
   /** Says that a message is still worked on; not of importance enough to be held. */
-  touch(life: Life, message: Msg, answer: Uint8Array): void {
-    if (life.state === "sure" && this.#isConnected()) message.respond(answer)
+  touch(life: Life, reply: string, answer: string): void {
+    if (life.state === "sure" && this.#isConnected()) this.#outgoing.answer(reply, answer)
   }
 
   /** After a break: the stream may be another one. */
@@ -63,7 +66,7 @@ export class StreamLives {
     const life = this.#life
     if (isSame) {
       life.state = "sure"
-      for (const [message, answer] of life.held.splice(0)) message.respond(answer)
+      for (const [reply, answer] of life.held.splice(0)) this.#outgoing.answer(reply, answer)
     } else {
       life.state = "over"
       life.held.length = 0

@@ -13,7 +13,7 @@
  */
 import type { DeadLetter } from "./Broker.ts"
 import type { NatsDelivery } from "./NatsDelivery.ts"
-import { encodeHeaders, type Headers } from "./headers.ts"
+import { blockText, type Headers } from "./headers.ts"
 import type { Message } from "./publish.ts"
 
 /** Longest reason in a header, in characters. */
@@ -75,7 +75,7 @@ export const deadLetterMessages = (
     ...original.map(([name, value]) => [toKept(name), value] as const),
   ]
   if (delivery.payload.byteLength + blockBytes(all) <= maxPayload) {
-    return [{ subject, payload: delivery.payload, headers: encodeHeaders(all), copy: undefined }]
+    return [{ subject, payload: delivery.payload, headers: blockText(all), copy: undefined }]
   }
   const values = Map.groupBy(original, ([name]) => name)
   const block = Buffer.from(JSON.stringify([...values].map(([name, all]) => [name, all.map(([, value]) => value)])))
@@ -83,7 +83,7 @@ export const deadLetterMessages = (
   const partBytes = maxPayload - partOverhead
   const count = Math.ceil(whole.byteLength / partBytes)
   return Array.from({ length: count }, (_, i) => {
-    const headers = encodeHeaders([
+    const headers = blockText([
       ...reasonHeaders(delivery, reason, `-${i + 1}`),
       [letterHeader.part, `${i + 1}/${count}`],
       [letterHeader.headersSize, String(block.byteLength)],

@@ -4,9 +4,10 @@ import { createInbox, type Msg, type NatsConnection } from "@nats-io/transport-n
 import { Effect, Option, Schema, type Scope, Stream } from "effect"
 import { createHash } from "node:crypto"
 import { BrokerUnavailable } from "./Broker.ts"
-import { blockText, encodeHeaders, headerText } from "./headers.ts"
+import { blockText, headerText } from "./headers.ts"
 import { type Letter, LetterAssembly, type StoredMessage } from "./Letter.ts"
 import { attempt } from "./provision.ts"
+import { Outgoing } from "./Outgoing.ts"
 import { makePublisher, type Message } from "./publish.ts"
 import { retryMessage } from "./setAside.ts"
 
@@ -178,8 +179,9 @@ const retried = (
   // A read is asked anew. What the broker was told then does not hold any more.
   const own = headers.filter(([name]) => !/^nats-/i.test(name))
   const all = [["Nats-Msg-Id", outcome] as const, ...own]
-  if (payload.byteLength + blockText(all).length > maxPayload) return tooLarge
-  return { subject, payload, headers: encodeHeaders(all), copy: undefined }
+  const block = blockText(all)
+  if (payload.byteLength + block.length > maxPayload) return tooLarge
+  return { subject, payload, headers: block, copy: undefined }
 }
 
 /** The dead letters of a server; `undefined` where no stream keeps any. */
@@ -247,7 +249,7 @@ export const openDeadLetters = Effect.fnUntraced(function* (
       { discard: true },
     )
 
-  const publish = yield* makePublisher(connection, { listeners: new Set(), connected: true })
+  const publish = yield* makePublisher(connection, new Outgoing(connection), { listeners: new Set(), connected: true })
   const retry = Effect.fnUntraced(function* (letter: Letter, payload: Uint8Array = letter.payload) {
     const maxPayload = connection.info?.max_payload ?? Number.MAX_SAFE_INTEGER
     const message = retried(letter, payload, subjects, maxPayload)

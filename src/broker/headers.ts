@@ -7,7 +7,7 @@
  * Here a header is a text with one character for each byte (Latin-1), since the server takes any bytes and a dead letter
  * has to give them back. `headerValue` reads such a text as the UTF-8 that it usually is.
  */
-import type { Msg, MsgHdrs } from "@nats-io/transport-node"
+import type { Msg } from "@nats-io/transport-node"
 import { isUtf8 } from "node:buffer"
 
 /** Names and values in the order in which they were sent; a name may come more than once. */
@@ -72,20 +72,3 @@ export const blockText = (headers: Headers): string => {
   for (const [name, value] of headers) text += `${name}: ${value}\r\n`
   return `${text}\r\n`
 }
-
-/** A header block that is written as it is. */
-class RawHeaders {
-  readonly #bytes: Uint8Array
-
-  constructor(bytes: Uint8Array) {
-    this.#bytes = bytes
-  }
-
-  encode(): Uint8Array {
-    return this.#bytes
-  }
-}
-
-/** Encodes headers for `publish`, which calls `encode` and nothing else. Line breaks must not occur in them. */
-export const encodeHeaders = (headers: Headers): MsgHdrs =>
-  new RawHeaders(Buffer.from(blockText(headers), "latin1")) as unknown as MsgHdrs

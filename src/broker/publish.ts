@@ -2,30 +2,32 @@
  * Pipelined publishing: every message has its own token in the reply subject, and the broker's acknowledgements of all of
  * them arrive on one inbox, where they are counted. No promise, timer or subscription for a single message.
  */
-import { createInbox, type MsgHdrs, type NatsConnection } from "@nats-io/transport-node"
+import { createInbox, type NatsConnection } from "@nats-io/transport-node"
 import { Effect, Semaphore, type Scope } from "effect"
 import type { TraceHeaders } from "../observe/traceContext.ts"
 import { BrokerUnavailable } from "./Broker.ts"
 import type { Reconnects } from "./deliveries.ts"
-import { encodeHeaders } from "./headers.ts"
+import { blockText } from "./headers.ts"
+import type { Outgoing } from "./Outgoing.ts"
 
 /** A message for a stream, which confirms it. */
 export interface Message {
   readonly subject: string
   readonly payload: string | Uint8Array
-  readonly headers: MsgHdrs
+  /** As `blockText` makes them. */
+  readonly headers: string
   /**
    * A second subject, sent first and not confirmed: the server handles what a connection sends in order, so that the
    * confirmation of the message proves that the copy was there before.
    */
-  readonly copy: { readonly subject: string; readonly headers: MsgHdrs } | undefined
+  readonly copy: { readonly subject: string; readonly headers: string } | undefined
 }
 
 /** One permit is worth a message of up to this many bytes; as many as there are may be unconfirmed. */
 const permitBytes = 1024
 const permits = 8 * 1024
 
-/** Messages sent at once, so that several callers take turns. */
+/** Messages sent at once, so that several callers take turns; each slice has as many tokens. */
 const sliceMessages = 1024
 
 /** An acknowledgement that takes longer is taken as lost, and the message is sent again. */
@@ -35,11 +37,10 @@ const ackTimeoutMillis = 5_000
 const attempts = 4
 const pauseMillis = 100
 
-/** Messages that wait for their acknowledgements; their tokens are consecutive. */
+/** Messages that wait for their acknowledgements. The token of the i-th of slice n is n * `sliceMessages` + i. */
 interface Slice {
-  readonly messages: ReadonlyArray<Message>
-  readonly firstToken: number
-  /** 1 where a message was confirmed. */
+  /** 1 where an answer came, and where it confirmed the message. */
+  readonly answered: Uint8Array
   readonly stored: Uint8Array
   /** Messages without an answer. */
   unanswered: number
@@ -52,14 +53,9 @@ export type PublishAll = (messages: ReadonlyArray<Message>) => Effect.Effect<voi
 
 const failed = (reason: string) => new BrokerUnavailable({ operation: "publish", cause: new Error(reason) })
 
-/** Buffer.from takes small ones from a pool; the client's TextEncoder allocates each. */
-const bytesOf = (payload: string | Uint8Array) => (typeof payload === "string" ? Buffer.from(payload) : payload)
-
-const send = (connection: NatsConnection, message: Message, reply: string): void => {
-  const payload = bytesOf(message.payload)
-  const { copy } = message
-  if (copy !== undefined) connection.publish(copy.subject, payload, { headers: copy.headers })
-  connection.publish(message.subject, payload, { headers: message.headers, reply })
+const send = (outgoing: Outgoing, { copy, headers, payload, subject }: Message, reply: string): void => {
+  if (copy !== undefined) outgoing.publish(copy.subject, undefined, copy.headers, payload)
+  outgoing.publish(subject, reply, headers, payload)
 }
 
 /** How many messages from `start` on are sent at once, and their permits. */
@@ -81,30 +77,32 @@ const nextSlice = (
 
 export const makePublisher = Effect.fnUntraced(function* (
   connection: NatsConnection,
+  outgoing: Outgoing,
   reconnects: Reconnects,
 ): Effect.fn.Return<PublishAll, never, Scope.Scope> {
   const inbox = createInbox()
   const window = Semaphore.makeUnsafe(permits)
   const waiting = new Map<number, Slice>()
-  let lastToken = 0
+  let lastSlice = 0
 
   const subscription = connection.subscribe(`${inbox}.*`, {
     callback: (error, message) => {
       if (error !== null) return
       const token = Number.parseInt(message.subject.slice(inbox.length + 1), 36)
-      const slice = waiting.get(token)
-      if (slice === undefined) return
-      waiting.delete(token)
+      const slice = waiting.get(Math.floor(token / sliceMessages))
+      const index = token % sliceMessages
+      if (slice === undefined || slice.answered[index] === 1) return
+      slice.answered[index] = 1
       const { data } = message
       // `{"stream":…` confirms, `{"error":…` refuses; without a stream there is an empty message with status 503.
-      if (data[2] === 0x73) slice.stored[token - slice.firstToken] = 1
+      if (data[2] === 0x73) slice.stored[index] = 1
       else slice.failure = data.length === 0 ? "no stream takes that subject" : message.string()
       if (--slice.unanswered === 0) slice.done()
     },
   })
   // The client drops what it could not send before a reconnect; no acknowledgement comes for that.
   const reconnected = () => {
-    for (const slice of new Set(waiting.values())) slice.done()
+    for (const slice of waiting.values()) slice.done()
   }
   reconnects.listeners.add(reconnected)
   yield* Effect.addFinalizer(() =>
@@ -119,12 +117,10 @@ export const makePublisher = Effect.fnUntraced(function* (
     messages: ReadonlyArray<Message>,
   ): Effect.Effect<{ readonly rest: ReadonlyArray<Message>; readonly reason: string }, BrokerUnavailable> =>
     Effect.callback((resume) => {
-      const firstToken = lastToken + 1
-      lastToken += messages.length
+      const number = ++lastSlice
       const finish = () => {
         clearTimeout(timer)
-        if (slice.unanswered === 0) return
-        for (let token = firstToken; token < firstToken + messages.length; token++) waiting.delete(token)
+        waiting.delete(number)
       }
       const done = () => {
         finish()
@@ -133,19 +129,17 @@ export const makePublisher = Effect.fnUntraced(function* (
         resume(Effect.succeed({ rest, reason: failure ?? "not confirmed in time" }))
       }
       const slice: Slice = {
-        messages,
-        firstToken,
+        answered: new Uint8Array(messages.length),
         stored: new Uint8Array(messages.length),
         unanswered: messages.length,
         failure: undefined,
         done,
       }
       const timer = setTimeout(done, ackTimeoutMillis)
+      waiting.set(number, slice)
       try {
         for (let i = 0; i < messages.length; i++) {
-          const token = firstToken + i
-          waiting.set(token, slice)
-          send(connection, messages[i]!, `${inbox}.${token.toString(36)}`)
+          send(outgoing, messages[i]!, `${inbox}.${(number * sliceMessages + i).toString(36)}`)
         }
       } catch (cause) {
         finish()
@@ -176,10 +170,10 @@ export const makePublisher = Effect.fnUntraced(function* (
 })
 
 /** Headers of an event: a message id for the broker's deduplication, and the trace where there is one. */
-export const eventHeaders = (messageId: string, trace: TraceHeaders | undefined): MsgHdrs => {
-  if (trace === undefined) return encodeHeaders([["Nats-Msg-Id", messageId]])
+export const eventHeaders = (messageId: string, trace: TraceHeaders | undefined): string => {
+  if (trace === undefined) return `NATS/1.0\r\nNats-Msg-Id: ${messageId}\r\n\r\n`
   const { traceparent, tracestate } = trace
-  return encodeHeaders([
+  return blockText([
     ["Nats-Msg-Id", messageId],
     ["traceparent", traceparent],
     ...(tracestate === undefined ? [] : [["tracestate", tracestate] as const]),

@@ -10,7 +10,7 @@ import { createHash } from "node:crypto"
 import type { Stamp } from "../domain/LogEntry.ts"
 import type { ParkedKind } from "./Broker.ts"
 import { fromKept, toKept } from "./deadLetter.ts"
-import { blockText, encodeHeaders, type Headers } from "./headers.ts"
+import { blockText, type Headers } from "./headers.ts"
 import type { Message } from "./publish.ts"
 
 /** Where a request came from. */
@@ -64,8 +64,9 @@ export const setAsideMessage = (subject: string, request: OriginalRequest, maxPa
     ...request.headers().map(([name, value]) => [toKept(name), value] as const),
   ]
   // The server counts headers as part of the message; their text has one character for each byte.
-  if (payload.byteLength + blockText(headers).length > maxPayload) return undefined
-  return { subject, payload, headers: encodeHeaders(headers), copy: undefined }
+  const block = blockText(headers)
+  if (payload.byteLength + block.length > maxPayload) return undefined
+  return { subject, payload, headers: block, copy: undefined }
 }
 
 /** The message that has a refused append tried again; `undefined` where it does not fit. Each retry has its own `outcome`. */

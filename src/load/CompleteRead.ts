@@ -2,7 +2,8 @@
  * Checks one complete read of a log, oldest first, against what the ledger knows of it.
  *
  * Entries come by time, positions are in the order of commit: each up to the last one that was read before must be there,
- * once. Others may append meanwhile; what is beyond that position is theirs and proves nothing.
+ * once. Others may append meanwhile; what is beyond that position is theirs and proves nothing. A read that follows the
+ * log may go on beside this one, so what was known is held as it was when this one began.
  */
 import type { Entry } from "../cli/Client.ts"
 import { showPlace } from "./Append.ts"
@@ -15,6 +16,8 @@ import type { ViolationKind } from "./Violation.ts"
 export class CompleteRead {
   readonly #context: LedgerContext
   readonly #object: ObjectLedger
+  /** What was read before. */
+  readonly #known: Pick<ObjectLedger, "base" | "digest" | "position" | "readBack">
   readonly #seen: Uint8Array
   #seenCount = 0
   #digest = 0
@@ -25,7 +28,9 @@ export class CompleteRead {
   constructor(object: ObjectLedger, context: LedgerContext) {
     this.#object = object
     this.#context = context
-    this.#seen = new Uint8Array(Math.ceil((object.position + 1) / 8))
+    const { base, digest, position, readBack } = object
+    this.#known = { base, digest, position, readBack }
+    this.#seen = new Uint8Array(Math.ceil((position + 1) / 8))
   }
 
   entry(entry: Entry): void {
@@ -36,7 +41,7 @@ export class CompleteRead {
     this.#latestTimestamp = timestamp
     const name = this.#context.texts.parse(entry.log)
     const own = name?.object === this.#object.ordinal
-    if (position > this.#object.position) {
+    if (position > this.#known.position) {
       if (own) this.#violated("duplicated", `append ${name.number} is in the log once more, at ${showPlace(entry)}`)
       return
     }
@@ -46,12 +51,12 @@ export class CompleteRead {
     }
     this.#seen[byte]! |= bit
     this.#seenCount += 1
-    if (position > this.#object.base) this.#digest = addDigest(this.#digest, entry)
+    if (position > this.#known.base) this.#digest = addDigest(this.#digest, entry)
     if (own) this.#ownEntry(name.number, entry)
   }
 
   end(): void {
-    const { base, digest, position, readBack } = this.#object
+    const { base, digest, position, readBack } = this.#known
     if (this.#seenCount !== position) {
       let missing = 1
       while ((this.#seen[missing >>> 3]! & (1 << (missing & 7))) !== 0) missing++

@@ -5,7 +5,8 @@
  * An append that is not acknowledged is sent again until it is. Its `Nats-Msg-Id` makes sure that it is stored once.
  */
 import { createInbox, type NatsConnection } from "@nats-io/transport-node"
-import { encodeHeaders } from "../broker/headers.ts"
+import { blockText } from "../broker/headers.ts"
+import { Outgoing } from "../broker/Outgoing.ts"
 import type { Append } from "./Append.ts"
 import type { Texts } from "./Texts.ts"
 
@@ -40,6 +41,7 @@ export interface PublisherOptions {
 
 export class Publisher {
   readonly #options: PublisherOptions
+  readonly #outgoing: Outgoing
   readonly #inbox = createInbox()
   /** By token, in the order of sending. */
   readonly #waiting = new Map<number, Sent>()
@@ -50,6 +52,7 @@ export class Publisher {
 
   constructor(options: PublisherOptions) {
     this.#options = options
+    this.#outgoing = new Outgoing(options.connection)
     options.connection.subscribe(`${this.#inbox}.*`, {
       callback: (error, message) => {
         if (error === null) this.#acknowledged(message.subject, message.data)
@@ -66,16 +69,15 @@ export class Publisher {
   }
 
   send(append: Append): void {
-    const { connection, now, texts, topic } = this.#options
-    const payload = Buffer.from(bodyOf(texts, append))
+    const { now, texts, topic } = this.#options
+    const payload = bodyOf(texts, append)
     append.object.sending(append)
     const token = this.#token++
-    this.#waiting.set(token, { append, bytes: payload.length, again: now() + ackMillis })
-    this.#bytes += payload.length
-    connection.publish(topic, payload, {
-      headers: encodeHeaders([["Nats-Msg-Id", texts.name(append.object.ordinal, append.number)]]),
-      reply: `${this.#inbox}.${token.toString(36)}`,
-    })
+    const bytes = Buffer.byteLength(payload)
+    this.#waiting.set(token, { append, bytes, again: now() + ackMillis })
+    this.#bytes += bytes
+    const headers = blockText([["Nats-Msg-Id", texts.name(append.object.ordinal, append.number)]])
+    this.#outgoing.publish(topic, `${this.#inbox}.${token.toString(36)}`, headers, payload)
   }
 
   /** Sends again what was not acknowledged in time; after a reconnect, all: the connection drops what it held. */

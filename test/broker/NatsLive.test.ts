@@ -6,6 +6,7 @@ import { Effect, Layer, Schedule, Stream } from "effect"
 import { connect as netConnect } from "node:net"
 import { Broker } from "../../src/broker/Broker.ts"
 import { NatsLive } from "../../src/broker/NatsLive.ts"
+import { Outgoing } from "../../src/broker/Outgoing.ts"
 import { retryMessage } from "../../src/broker/setAside.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { TestNats } from "../embedded/testServers.ts"
@@ -67,7 +68,7 @@ const probeOf = (connection: NatsConnection): BrokerProbe => ({
     Effect.promise(async () => {
       const headers = () => Object.entries(original.headers)
       const message = retryMessage("logs", { ...original, headers }, outcome, connection.info!.max_payload)!
-      connection.publish(message.subject, message.payload, { headers: message.headers })
+      new Outgoing(connection).publish(message.subject, undefined, message.headers, message.payload)
       await connection.flush()
     }),
   deadLetters: (count) =>

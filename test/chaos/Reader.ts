@@ -48,6 +48,8 @@ export const read = (
         pages[page.page] = page
         const end = pages.at(-1)!
         if (!end.last || Object.keys(pages).length < pages.length) return
+        // What is returned below runs on interruption only.
+        subscription.unsubscribe()
         resume(Effect.succeed({ entries: pages.flatMap((held) => held.entries), next: end.next }))
       },
     })

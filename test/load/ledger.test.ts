@@ -372,6 +372,17 @@ describe("a faulty service", () => {
     assert.deepStrictEqual(elsewhere.kinds(), ["invented"])
   })
 
+  it("is not seen where others append, and the follower goes on, beside the complete read", () => {
+    const test = three()
+    test.read(test.entries)
+    const check = new CompleteRead(test.object, test.context)
+    const other = { position: 4, seq: 5_000, timestamp: 1_700_000_005_000, log: "another's" }
+    test.read([other])
+    for (const entry of test.entries) check.entry(entry)
+    check.end()
+    assert.deepStrictEqual(test.kinds(), [])
+  })
+
   it("is found out by the complete read at the end", () => {
     const read = (change: (log: Array<Entry>) => ReadonlyArray<Entry>) => {
       const test = three()
