@@ -61,7 +61,13 @@ const commands: Readonly<Record<System, ReadonlyArray<string>>> = {
   B: [path("floors/simpleWorker.ts")],
 }
 
-const startProcess = (system: System, natsUrl: string, shards: ReadonlyArray<EmbeddedShard>, objects: number) =>
+const startProcess = (
+  system: System,
+  natsUrl: string,
+  shards: ReadonlyArray<EmbeddedShard>,
+  objects: number,
+  variables: Readonly<Record<string, string>> = {},
+) =>
   Effect.acquireRelease(
     Effect.callback<ChildProcess>((resume) => {
       const child = spawn(process.execPath, [...commands[system]], {
@@ -72,6 +78,7 @@ const startProcess = (system: System, natsUrl: string, shards: ReadonlyArray<Emb
           POSTGRES_IPS: shards.map((shard) => `${shard.name}=${shardUrl(shard)}`).join(","),
           SHARDS: JSON.stringify(shards.map(shardUrl)),
           OBJECTS: String(objects),
+          ...variables,
         },
         stdio: ["ignore", "pipe", "inherit"],
       })
@@ -92,12 +99,21 @@ const startProcess = (system: System, natsUrl: string, shards: ReadonlyArray<Emb
  * Starts so many processes of a system; all are ready when this returns. `objects`: how many the floors prepare. `ready` is
  * when the first one was, which begins to work at once.
  */
-export const startSystem = Effect.fnUntraced(function* (system: System, processes = 1, objects = 0) {
+export const startSystem = Effect.fnUntraced(function* (
+  system: System,
+  processes = 1,
+  objects = 0,
+  variables: Readonly<Record<string, string>> = {},
+) {
   const { connection, shards } = yield* Rig
   const url = `nats://${connection.getServer()}`
   const started = yield* Effect.forEach(
     Array.from({ length: processes }, (_, i) => i),
-    () => Effect.map(startProcess(system, url, shards, objects), (child) => ({ child, ready: performance.now() })),
+    () =>
+      Effect.map(startProcess(system, url, shards, objects, variables), (child) => ({
+        child,
+        ready: performance.now(),
+      })),
     { concurrency: "unbounded" },
   )
   return {

@@ -14,10 +14,11 @@ import { onFreshServers, Rig } from "./Rig.ts"
 import { runDrain } from "./scenarios/drain.ts"
 import { runGrowth } from "./scenarios/growth.ts"
 import { runIdle } from "./scenarios/idle.ts"
+import { runSettings } from "./scenarios/settings.ts"
 import { runReads } from "./scenarios/reads.ts"
 import { type LoadPoint, runSteady } from "./scenarios/steady.ts"
 
-const all = ["drain", "steady", "growth", "reads", "idle"] as const
+const all = ["drain", "steady", "growth", "reads", "idle", "settings"] as const
 
 const { values: options } = parseArgs({
   options: {
@@ -75,6 +76,7 @@ const program = Effect.gen(function* () {
   if (chosen.has("growth")) yield* runGrowth({ entries: Number(options.entries), objects: Number(options.objects) })
   if (chosen.has("reads")) yield* runReads({ entries: Number(options.read), appends })
   if (chosen.has("idle")) yield* runIdle(seconds)
+  if (chosen.has("settings")) yield* runSettings({ appends, rounds: Number(options.rounds) })
 
   const figures = yield* Report.useSync((report) => report.figures())
   const text = JSON.stringify({ date: new Date().toISOString(), ...machine, options, figures, load: points }, null, 2)

@@ -35,12 +35,18 @@ interface Drained {
   readonly memory: number
 }
 
-const drain = Effect.fnUntraced(function* (system: System, workers: number, backlog: Backlog) {
+/** `variables` are settings of the workers. */
+export const drain = Effect.fnUntraced(function* (
+  system: System,
+  workers: number,
+  backlog: Backlog,
+  variables: Readonly<Record<string, string>> = {},
+) {
   const { connection } = yield* Rig
   const { appends, objects } = backlog
   yield* publishAll(connection, appends, body(backlog))
   const answered = system === "B" ? undefined : yield* events(connection, appends)
-  const { children: processes, ready } = yield* startSystem(system, workers, objects)
+  const { children: processes, ready } = yield* startSystem(system, workers, objects, variables)
   const before = yield* cpuSoFar(processes)
   const ended =
     answered === undefined
@@ -79,8 +85,10 @@ const typical = (runs: ReadonlyArray<Drained>): Drained => {
   return runs.toSorted((a, b) => Math.abs(a.rate - rate) - Math.abs(b.rate - rate))[0]!
 }
 
+export const totalCpu = ({ cpu }: Drained) => cpu.worker + cpu.nats + cpu.postgres
+
 /** The systems in turn, so that a machine that changes its mood does so for all. */
-const inTurn = Effect.fnUntraced(function* <Name extends string>(
+export const inTurn = Effect.fnUntraced(function* <Name extends string>(
   rounds: number,
   runs: ReadonlyArray<readonly [Name, Effect.Effect<Drained, unknown, Rig | Scope.Scope>]>,
 ) {
@@ -91,10 +99,10 @@ const inTurn = Effect.fnUntraced(function* <Name extends string>(
   return (name: Name) => typical(results.get(name)!)
 })
 
-const perAppend = ({ worker, nats, postgres }: Drained["cpu"]) =>
+export const perAppend = ({ worker, nats, postgres }: Drained["cpu"]) =>
   `CPU µs an append: worker ${worker.toFixed(1)}, nats-server ${nats.toFixed(1)}, PostgreSQL ${postgres.toFixed(1)}`
 
-const shown = ({ appends, objects, size }: Backlog) =>
+export const shown = ({ appends, objects, size }: Backlog) =>
   `${appends.toLocaleString("en-US")} appends, ${objects.toLocaleString("en-US")} object${objects === 1 ? "" : "s"}, ${size.toLocaleString("en-US")} B`
 
 const scenario = "Drain of a backlog"
