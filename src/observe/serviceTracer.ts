@@ -47,7 +47,10 @@ const statementOf = (sql: string): Statement => {
   const known = statements.get(sql)
   if (known !== undefined) return known
   const text = sql.trim().replace(/\s+/g, " ")
-  const statement = { text, operation: /\b(?:insert|update|delete|select)\b/i.exec(text)?.[0].toUpperCase() ?? "" }
+  const statement = {
+    text,
+    operation: /\b(?:insert|update|delete|select|begin|commit|rollback)\b/i.exec(text)?.[0].toUpperCase() ?? "",
+  }
   if (statements.size < statementsMax) statements.set(sql, statement)
   return statement
 }

@@ -9,7 +9,7 @@ import { PgClient } from "@effect/sql-pg"
 import { Duration, Effect, Fiber, Layer, type Redacted, Semaphore } from "effect"
 import { Reactivity } from "effect/reactivity"
 import type { PlacementMismatch, PlacementRecord } from "../placement/guard.ts"
-import { appendEntries } from "./appendEntries.ts"
+import { makeAppendEntries } from "./appendEntries.ts"
 import type { PostgresTooOld, SchemaOutdated } from "./migrations.ts"
 import { countEntries, readPage } from "./readPage.ts"
 import { type ShardHealth, ShardPool, ShardUnavailable } from "./ShardPool.ts"
@@ -39,7 +39,7 @@ export interface ShardPoolSettings {
   readonly placement: PlacementRecord
 }
 
-/** Connections for each shard: one for the lane of appends, the others for reads. */
+/** Connections for each shard that are in use at the same time: one by the lane of appends, the others by reads. */
 const maxConnections = 8
 
 /** How long to wait for a free connection. */
@@ -84,15 +84,15 @@ const make = Effect.fnUntraced(function* (settings: ShardPoolSettings) {
   const use = <A, E>(
     index: number,
     operation: string,
-    run: (sql: PgClient.PgClient) => Effect.Effect<A, E>,
+    run: (shard: Shard) => Effect.Effect<A, E>,
   ): Effect.Effect<A, E | ShardUnavailable> => {
     const shard = shards[index]!
-    const guarded = withConnection(shard, operation, run(shard.sql))
+    const guarded = withConnection(shard, operation, run(shard))
     return shard.verified ? guarded : Effect.andThen(verifyLater(state, shard), guarded)
   }
 
   const ping = (index: number): Effect.Effect<ShardHealth> =>
-    use(index, "health", (sql) =>
+    use(index, "health", ({ sql }) =>
       Effect.mapError(sql`select 1`, (error) => unavailable(shards[index]!.name, "health", error)),
     ).pipe(
       Effect.match({
@@ -114,15 +114,15 @@ const make = Effect.fnUntraced(function* (settings: ShardPoolSettings) {
 
   return ShardPool.of({
     append: (index, batch) =>
-      use(index, "append", (sql) =>
-        Effect.mapError(appendEntries(sql, batch), (error) => classify(shards[index]!.name, "append", error)),
+      use(index, "append", ({ append, name }) =>
+        Effect.mapError(append(batch), (error) => classify(name, "append", error)),
       ),
     count: (index, id) =>
-      use(index, "count", (sql) =>
+      use(index, "count", ({ sql }) =>
         Effect.mapError(countEntries(sql, id), (error) => unavailable(shards[index]!.name, "count", error)),
       ),
     readPage: (index, query) =>
-      use(index, "read", (sql) =>
+      use(index, "read", ({ sql }) =>
         Effect.mapError(readPage(sql, query), (error) => unavailable(shards[index]!.name, "read", error)),
       ),
     health: Effect.suspend(() => Effect.forEach(shards.keys(), healthOf, { concurrency: "unbounded" })),
@@ -130,13 +130,13 @@ const make = Effect.fnUntraced(function* (settings: ShardPoolSettings) {
   })
 })
 
-/** A pool for a shard. Nothing is connected yet. */
+/** The connections for a shard: a pool, and those that pipeline appends. Nothing is connected yet. */
 const connect = Effect.fnUntraced(function* (settings: ShardSettings) {
   const { database, host, name, password, port, url, user } = settings
-  const sql = yield* PgClient.make({
+  const reactivity = yield* Reactivity.Reactivity
+  const options = {
     ...(url === undefined ? { host, port, username: user, password, database } : { url }),
     applicationName: "objectlog",
-    maxConnections,
     connectTimeout: "5 seconds",
     keepAlive: "10 seconds",
     startupParameters,
@@ -146,14 +146,17 @@ const connect = Effect.fnUntraced(function* (settings: ShardSettings) {
       "server.address": host,
       "server.port": port,
     },
-  }).pipe(
-    // A pool connects when it is first used, so making one cannot fail.
-    Effect.orDie,
+  } satisfies PgClient.PgClientConfig
+  // A pool connects when it is first used, so making one cannot fail.
+  const sql = yield* Effect.orDie(PgClient.make({ ...options, maxConnections }))
+  const append = yield* makeAppendEntries(
+    Effect.provideService(PgClient.makeClient({ ...options, multiplex: true }), Reactivity.Reactivity, reactivity),
   )
   const shard: Shard = {
     name,
     address: settings.address ?? `${host}:${port}`,
     sql,
+    append,
     permits: Semaphore.makeUnsafe(maxConnections),
     inUse: 0,
     waiting: 0,

@@ -1,8 +1,9 @@
 /**
  * The append transaction: a batch of entries of one shard, all or nothing.
  *
- * Five statements, in this order: make sure that the object rows exist, lock them, look up what may be stored already,
- * then insert the entries and update the rows. Between the look-up and the insert, `planAppend` decides.
+ * The statements, in this order: make sure that the object rows exist, lock them, look up what may be stored already,
+ * then insert the entries and update the rows. Between the look-up and the insert, `planAppend` decides. Mostly that is two
+ * round trips: begin, rows and locks; entries and commit. Rows that are known to exist are not made sure of again.
  *
  * Rejected:
  * - One statement for all of it (`insert … on conflict do update … returning` in a CTE): its rows are locked in the order
@@ -17,37 +18,74 @@
  */
 import { PgTypes } from "@effect/sql-pg"
 import type { PgClient } from "@effect/sql-pg/PgClient"
-import { Effect, Result, Schedule } from "effect"
-import type { SqlError } from "effect/sql"
+import { Effect, Result, Schedule, type Scope } from "effect"
+import { SqlError } from "effect/sql"
 import { type NewEntry, type Placed, toStored } from "../domain/LogEntry.ts"
 import { fromColumn, type ObjectId, toColumn } from "../domain/ObjectId.ts"
 import { type Existing, type Head, identityKey, mayExist, messageKey, type Plan, planAppend } from "./plan.ts"
-import { inTransaction } from "./transaction.ts"
+import { type Connect, makeTransactions, pipelined, type Transaction } from "./transaction.ts"
 import { defectAsFailure, isConflict } from "./transient.ts"
 
-/** Appends a batch in one transaction; one that loses against another transaction is repeated a few times. */
-export const appendEntries: (
-  sql: PgClient,
-  batch: ReadonlyArray<NewEntry>,
-) => Effect.Effect<ReadonlyArray<Placed>, SqlError.SqlError> = Effect.fnUntraced(
-  function* (sql: PgClient, batch: ReadonlyArray<NewEntry>) {
-    if (batch.length === 0) return []
-    return yield* inTransaction(sql)(append(sql, batch))
-  },
-  (self) => defectAsFailure(self),
-  Effect.retry({ while: isConflict, schedule: Schedule.jittered(Schedule.exponential("5 millis")), times: 5 }),
-)
+/** Most ids of object rows that one process remembers for a shard: some megabytes. */
+const knownMax = 65_536
 
-const append = Effect.fnUntraced(function* (sql: PgClient, batch: ReadonlyArray<NewEntry>) {
-  const ids = sortedColumns(batch)
-  yield* ensureObjects(sql, ids)
-  const heads = yield* lockObjects(sql, ids)
+export type AppendEntries = (batch: ReadonlyArray<NewEntry>) => Effect.Effect<ReadonlyArray<Placed>, SqlError.SqlError>
+
+/**
+ * Appends batches to a shard, each in one transaction; one that loses against another transaction is repeated a few times.
+ * The connections live in the scope.
+ */
+export const makeAppendEntries = Effect.fnUntraced(function* (
+  connect: Connect,
+): Effect.fn.Return<AppendEntries, never, Scope.Scope> {
+  const inTransaction = yield* makeTransactions(connect)
+  /** Objects whose rows were seen. */
+  const known = new Set<bigint>()
+  return Effect.fnUntraced(
+    function* (batch: ReadonlyArray<NewEntry>) {
+      if (batch.length === 0) return []
+      const ids = sortedColumns(batch)
+      const placed = yield* inTransaction((transaction) => append(transaction, batch, ids, known))
+      if (known.size > knownMax) known.clear()
+      for (const id of ids) known.add(id)
+      return placed
+    },
+    (self) => defectAsFailure(self),
+    Effect.retry({
+      while: (error) => error === rowsGone || isConflict(error),
+      schedule: Schedule.jittered(Schedule.exponential("5 millis")),
+      times: 5,
+    }),
+  )
+})
+
+/** Rows that were seen are gone, since the database was restored. */
+const rowsGone = new SqlError.SqlError({
+  reason: new SqlError.UnknownError({ cause: new Error("rows of objects that were there are gone") }),
+})
+
+const append = Effect.fnUntraced(function* (
+  { begin, commit, sql }: Transaction,
+  batch: ReadonlyArray<NewEntry>,
+  ids: ReadonlyArray<bigint>,
+  known: Set<bigint>,
+) {
+  const unknown = ids.filter((id) => !known.has(id))
+  const [, , heads] = yield* pipelined([
+    begin,
+    unknown.length === 0 ? Effect.void : ensureObjects(sql, unknown),
+    lockObjects(sql, ids),
+  ])
+  if (heads.size < ids.length) {
+    known.clear()
+    return yield* Effect.fail(rowsGone)
+  }
   const redelivered = batch.filter((entry) => mayExist(entry, heads.get(entry.id)!))
   const byIdentity = redelivered.length === 0 ? none : yield* findByIdentity(sql, redelivered)
   const named = batch.filter((entry) => entry.messageId !== undefined)
   const byMessageId = named.length === 0 ? none : yield* findByMessageId(sql, named)
   const plan = planAppend(batch, heads, byIdentity, byMessageId)
-  if (plan.inserts.length > 0) yield* store(sql, plan)
+  yield* plan.inserts.length === 0 ? commit : pipelined([store(sql, plan), commit])
   return plan.placed
 })
 

@@ -6,6 +6,7 @@ import { Effect, Option, Schema, type Semaphore } from "effect"
 import { type Migrator, SqlError } from "effect/sql"
 import { compare, type Found, PlacementMismatch, type PlacementRecord, ShardRecord } from "../placement/guard.ts"
 import { checkMigrated, checkServer, migrate, type PostgresTooOld, type SchemaOutdated } from "./migrations.ts"
+import type { AppendEntries } from "./appendEntries.ts"
 import { ShardUnavailable } from "./ShardPool.ts"
 import { unavailable } from "./transient.ts"
 
@@ -14,6 +15,7 @@ export interface Shard {
   readonly name: string
   readonly address: string
   readonly sql: PgClient
+  readonly append: AppendEntries
   readonly permits: Semaphore.Semaphore
   /** Operations that have a permit, and that wait for one. */
   inUse: number

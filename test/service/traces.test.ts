@@ -122,7 +122,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("traces of 
       const statements = childrenOf(spans, transaction!)
       assert.includeMembers(
         statements.map((span) => span.name),
-        ["INSERT objectlog", "SELECT objectlog"],
+        ["BEGIN objectlog", "INSERT objectlog", "SELECT objectlog", "COMMIT objectlog"],
       )
       for (const statement of statements) {
         assert.strictEqual(statement.kind, kinds.client)

@@ -4,6 +4,7 @@ import { placementOf } from "../../src/placement/guard.ts"
 import { ShardPool } from "../../src/shard/ShardPool.ts"
 import { ShardPoolLive, type ShardSettings } from "../../src/shard/ShardPoolLive.ts"
 import { TestPostgres } from "../embedded/testServers.ts"
+import { toColumn } from "../../src/domain/ObjectId.ts"
 import { clientOf, twoShards } from "./livePostgres.ts"
 import { entry, everything, freshId, shardPoolContract } from "./shardPoolContract.ts"
 
@@ -191,6 +192,22 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
         `the database at 127.0.0.1:${b.port} is shard b, POSTGRES_IPS expects shard a there`,
       )
       assert.include(error.message, "swapped")
+    }),
+  )
+
+  it.effect("appends to an object whose row it has seen and that is gone, since the database was restored", () =>
+    Effect.gen(function* () {
+      const { pool, shards } = yield* started
+      const sql = yield* clientOf(shards[0]!)
+      const [lost, kept] = [freshId(), freshId()]
+      yield* pool.append(0, [entry(lost, 1), entry(kept, 2)])
+      yield* sql`delete from log_entries where object_id = ${toColumn(lost)}`
+      yield* sql`delete from objects where id = ${toColumn(lost)}`
+      const placed = yield* pool.append(0, [entry(lost, 3), entry(kept, 4)])
+      assert.deepStrictEqual(
+        placed.map(({ position }) => position),
+        [1, 2],
+      )
     }),
   )
 

@@ -1,33 +1,82 @@
-/** A transaction on a connection whose other end vanished in the middle of a COMMIT, without a word. */
+/** Pipelined transactions on a real server: in order, rolled back, and given up where the other end vanished without a word. */
 import { PgClient } from "@effect/sql-pg"
 import { assert, layer } from "@effect/vitest"
-import { Effect, Fiber, Layer } from "effect"
-import { SqlClient } from "effect/sql"
+import { Effect, Fiber } from "effect"
+import { Reactivity } from "effect/reactivity"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
-import { inTransaction } from "../../src/shard/transaction.ts"
+import { type InTransaction, makeTransactions, pipelined } from "../../src/shard/transaction.ts"
 import { makeProxy } from "../chaos/TcpProxy.ts"
+import { onShard } from "../embedded/onShard.ts"
 import { TestPostgres } from "../embedded/testServers.ts"
 
+const theShard = Effect.map(PostgresServers, ({ shards }) => shards[0]!)
+
+/** On the server itself, or on what is in front of it. */
+const transactions = Effect.fnUntraced(function* (port?: number) {
+  const shard = yield* theShard
+  const { database, host, password, user: username } = shard
+  const settings = { host, username, password, database, applicationName: "transactions" }
+  return yield* makeTransactions(
+    Effect.provide(PgClient.makeClient({ ...settings, port: port ?? shard.port, multiplex: true }), Reactivity.layer),
+  )
+})
+
+const insert = (inTransaction: InTransaction, n: number) =>
+  inTransaction(({ begin, commit, sql }) =>
+    Effect.andThen(begin, pipelined([sql`insert into slow values (${n})`, commit])),
+  )
+
 layer(TestPostgres.layer(1), { excludeTestServices: true, timeout: "60 seconds" })("transaction", (it) => {
+  it.effect("what is sent at once is run in its order, inside the transaction, also side by side with others", () =>
+    Effect.gen(function* () {
+      const inTransaction = yield* transactions()
+      const one = inTransaction(({ begin, commit, sql }) =>
+        Effect.gen(function* () {
+          const xid = sql<{ xid: string }>`select pg_current_xact_id()::text as xid`
+          const [, first, second] = yield* pipelined([begin, xid, xid])
+          const [third] = yield* pipelined([xid, commit])
+          return [first, second, third].map((rows) => rows[0]!.xid)
+        }),
+      )
+      const all = yield* Effect.forEach(Array.from({ length: 200 }), () => one, { concurrency: 5 })
+      for (const [first, second, third] of all) assert.deepStrictEqual([second, third], [first, first])
+      assert.strictEqual(new Set(all.map(([xid]) => xid)).size, 200)
+      const connections = yield* onShard(
+        yield* theShard,
+        (sql) => sql`select 1 from pg_stat_activity where application_name = 'transactions'`,
+      )
+      assert.lengthOf(connections, 5)
+    }).pipe(Effect.scoped),
+  )
+
+  it.effect("one that fails leaves nothing, and its connection is used again", () =>
+    Effect.gen(function* () {
+      const inTransaction = yield* transactions()
+      yield* onShard(yield* theShard, (sql) => sql`create table failing (n int primary key)`)
+      const pid = inTransaction(({ begin, commit, sql }) =>
+        Effect.gen(function* () {
+          const [, rows] = yield* pipelined([begin, sql<{ pid: number }>`select pg_backend_pid() as pid`, commit])
+          return rows[0]!.pid
+        }),
+      )
+      const before = yield* pid
+      const error = yield* Effect.flip(
+        inTransaction(({ begin, commit, sql }) =>
+          pipelined([begin, sql`insert into failing values (1)`, sql`insert into failing values (1)`, commit]),
+        ),
+      )
+      assert.include(String(error.reason.cause), "duplicate key")
+      assert.strictEqual(yield* pid, before)
+      assert.lengthOf(yield* onShard(yield* theShard, (sql) => sql`select n from failing`), 0)
+    }).pipe(Effect.scoped),
+  )
+
   it.effect("one that hangs in its COMMIT can be given up, and its connection is not used again", () =>
     Effect.gen(function* () {
-      const shard = (yield* PostgresServers).shards[0]!
+      const shard = yield* theShard
       const proxy = yield* makeProxy(shard.port)
-      const { database, host, password, user: username } = shard
-      const settings = { host, username, password, database, maxConnections: 1 }
-      const direct = yield* Layer.build(PgClient.layer({ ...settings, port: shard.port }))
-      const proxied = yield* Layer.build(
-        PgClient.layer({ ...settings, port: proxy.port, applicationName: "through the proxy" }),
-      )
-      const insert = (n: number) =>
-        Effect.gen(function* () {
-          const sql = yield* PgClient.PgClient
-          yield* inTransaction(sql)(sql`insert into slow values (${n})`)
-        }).pipe(Effect.provideContext(proxied))
-      const onServer = <A, E>(run: (sql: SqlClient.SqlClient) => Effect.Effect<A, E>) =>
-        Effect.provideContext(Effect.flatMap(SqlClient.SqlClient, run), direct)
-
-      yield* onServer((sql) =>
+      const inTransaction = yield* transactions(proxy.port)
+      yield* onShard(shard, (sql) =>
         Effect.gen(function* () {
           yield* sql`create table slow (n bigint)`
           yield* sql`create function wait() returns trigger language plpgsql as
@@ -37,19 +86,19 @@ layer(TestPostgres.layer(1), { excludeTestServices: true, timeout: "60 seconds" 
             for each row execute function wait()`
         }),
       )
-      const hanging = yield* Effect.forkChild(insert(1))
-      yield* onServer(
-        (sql) => sql`select 1 from pg_stat_activity where application_name = 'through the proxy' and query = 'COMMIT'
-          and state = 'active'`,
-      ).pipe(Effect.repeat({ until: (rows) => rows.length > 0 }))
+      const hanging = yield* Effect.forkChild(insert(inTransaction, 1))
+      yield* onShard(shard, (sql) =>
+        sql`select 1 from pg_stat_activity where application_name = 'transactions' and query = 'COMMIT'
+          and state = 'active'`.pipe(Effect.repeat({ until: (rows) => rows.length > 0 })),
+      )
       proxy.set({ kind: "client half-open" })
       // New connections get through; the one there is hears of nothing.
       proxy.set({ kind: "open" })
       yield* Fiber.interrupt(hanging)
 
-      yield* insert(2)
-      const rows = yield* onServer((sql) => sql<{ n: bigint }>`select n from slow where n = 2`)
+      yield* insert(inTransaction, 2)
+      const rows = yield* onShard(shard, (sql) => sql<{ n: bigint }>`select n from slow where n = 2`)
       assert.lengthOf(rows, 1)
-    }),
+    }).pipe(Effect.scoped),
   )
 })

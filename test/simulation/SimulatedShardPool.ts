@@ -5,8 +5,8 @@
 import { PgClient, PgTypes } from "@effect/sql-pg"
 import { Effect, type Scope } from "effect"
 import { SqlClient, type SqlConnection, SqlError } from "effect/sql"
-import type { Reactivity } from "effect/reactivity"
-import { appendEntries } from "../../src/shard/appendEntries.ts"
+import { Reactivity } from "effect/reactivity"
+import { makeAppendEntries } from "../../src/shard/appendEntries.ts"
 import { countEntries, readPage } from "../../src/shard/readPage.ts"
 import { ShardPool, ShardUnavailable } from "../../src/shard/ShardPool.ts"
 import { classify, unavailable } from "../../src/shard/transient.ts"
@@ -60,8 +60,13 @@ class Session {
   #transaction: Transaction | undefined
   #committing = false
   #gone = false
-  /** Tells the statement under way that the connection is lost. */
-  #onLost: (() => void) | undefined
+  /** Statements that were sent and wait for the one that the server runs. */
+  readonly #queue: Array<() => void> = []
+  #isRunning = false
+  /** On their way back; whatever their delays, they come in their order. */
+  readonly #answers: Array<() => void> = []
+  /** Tell the statements under way that the connection is lost. */
+  readonly #onLost = new Set<() => void>()
   #cancelWait: (() => void) | undefined
 
   constructor(shard: SimulatedShard, process: Process, rewrite: (text: string) => string) {
@@ -97,7 +102,17 @@ class Session {
         )
       }
     }
-    this.#onLost?.()
+    this.#queue.length = 0
+    for (const tell of this.#onLost) tell()
+  }
+
+  /** The server has done a statement: it goes on with the next one that was sent. */
+  #next(): void {
+    this.#isRunning = false
+    const run = this.#queue.shift()
+    if (run === undefined) return
+    this.#isRunning = true
+    run()
   }
 
   execute(text: string, parameters: ReadonlyArray<unknown>): Effect.Effect<ReadonlyArray<Row>, SqlError.SqlError> {
@@ -108,91 +123,98 @@ class Session {
       const { postgres, world } = shard
       const { prng, weather } = world
       let settled = false
+      const onLost = () => settle(Effect.fail(connectionError("connection terminated unexpectedly")))
       const settle = (result: Effect.Effect<ReadonlyArray<Row>, SqlError.SqlError>) => {
         if (settled) return
         settled = true
-        this.#onLost = undefined
-        this.#cancelWait = undefined
+        this.#onLost.delete(onLost)
         if (!process.dead) resume(Effect.andThen(process.gate, result))
       }
       if (this.#gone) return settle(Effect.fail(connectionError("the connection is closed")))
-      this.#onLost = () => settle(Effect.fail(connectionError("connection terminated unexpectedly")))
+      this.#onLost.add(onLost)
       const lose = () => this.lost(prng.chance(weather.keepsLocks) ? "later" : "now")
-      let millis = world.statementLatency() + (shard.slowMillis > 0 ? prng.below(shard.slowMillis) : 0)
-      if (prng.chance(weather.slowStatement)) {
-        world.strike("shard slow")
-        millis += prng.between(100, 20_000)
-      }
-      if (statement === "commit") {
-        this.#committing = true
-        const { atCommit } = process
-        process.atCommit = undefined
-        if (atCommit !== undefined) world.later(prng.below(millis + 2), atCommit)
-      }
-      // Before the server gets it.
-      if (prng.chance(statement === "commit" ? weather.commitLost / 2 : weather.connectionLost / 2)) {
-        return world.later(millis, () => {
-          if (this.#gone) return
-          world.strike(statement === "commit" ? "shard connection lost before commit" : "shard connection lost")
-          this.#committing = false
-          lose()
-        })
-      }
-      world.later(millis, () => {
-        if (this.#gone || settled) return
-        const finish = (result: ReadonlyArray<Row> | Refused) => {
-          // After the server has done it.
-          if (prng.chance(statement === "commit" ? weather.commitLost / 2 : weather.connectionLost / 2)) {
-            world.strike(statement === "commit" ? "shard connection lost after commit" : "shard connection lost")
-            return lose()
-          }
-          world.later(world.statementLatency(), () => {
-            settle(result instanceof Refused ? Effect.fail(serverError(result)) : Effect.succeed(result))
-          })
-        }
-        if (statement === "begin") {
-          this.#transaction = postgres.begin()
-          return finish([])
-        }
-        const transaction = this.#transaction
-        if (statement === "rollback" || (statement === "commit" && transaction?.aborted === true)) {
-          if (transaction?.open === true) postgres.rollback(transaction)
-          this.#transaction = undefined
-          return finish([])
+      const run = () => {
+        let millis = world.statementLatency() + (shard.slowMillis > 0 ? prng.below(shard.slowMillis) : 0)
+        if (prng.chance(weather.slowStatement)) {
+          world.strike("shard slow")
+          millis += prng.between(100, 20_000)
         }
         if (statement === "commit") {
-          this.#committing = false
-          if (transaction?.open === true) postgres.commit(transaction)
-          this.#transaction = undefined
-          world.trace(() => `${process.name} committed on ${postgres.name}`)
-          return finish([])
+          this.#committing = true
+          const { atCommit } = process
+          process.atCommit = undefined
+          if (atCommit !== undefined) world.later(prng.below(millis + 2), atCommit)
         }
-        if (transaction?.aborted === true) {
-          return finish(new Refused("25P02", "current transaction is aborted"))
+        // Before the server gets it.
+        if (prng.chance(statement === "commit" ? weather.commitLost / 2 : weather.connectionLost / 2)) {
+          return world.later(millis, () => {
+            if (this.#gone) return
+            world.strike(statement === "commit" ? "shard connection lost before commit" : "shard connection lost")
+            this.#committing = false
+            lose()
+          })
         }
-        if (transaction !== undefined && prng.chance(weather.deadlock)) {
-          world.strike("deadlock")
-          transaction.aborted = true
-          return finish(new Refused("40P01", "deadlock detected"))
-        }
-        if (transaction !== undefined && prng.chance(weather.serialisation)) {
-          world.strike("serialisation failure")
-          transaction.aborted = true
-          return finish(new Refused("40001", "could not serialize access"))
-        }
-        const single = transaction ?? postgres.begin()
-        const values = parameters.map((parameter) => (PgTypes.isParameter(parameter) ? parameter.value : parameter))
-        this.#cancelWait = postgres.execute(single, this.#rewrite(text), values, (result) => {
-          this.#cancelWait = undefined
-          if (!this.#gone) finish(result)
+        world.later(millis, () => {
+          if (this.#gone) return
+          const finish = (result: ReadonlyArray<Row> | Refused) => {
+            // After the server has done it.
+            if (prng.chance(statement === "commit" ? weather.commitLost / 2 : weather.connectionLost / 2)) {
+              world.strike(statement === "commit" ? "shard connection lost after commit" : "shard connection lost")
+              return lose()
+            }
+            this.#next()
+            this.#answers.push(() =>
+              settle(result instanceof Refused ? Effect.fail(serverError(result)) : Effect.succeed(result)),
+            )
+            world.later(world.statementLatency(), () => this.#answers.shift()!())
+          }
+          if (statement === "begin") {
+            this.#transaction = postgres.begin()
+            return finish([])
+          }
+          const transaction = this.#transaction
+          if (statement === "rollback" || (statement === "commit" && transaction?.aborted === true)) {
+            if (transaction?.open === true) postgres.rollback(transaction)
+            this.#transaction = undefined
+            return finish([])
+          }
+          if (statement === "commit") {
+            this.#committing = false
+            if (transaction?.open === true) postgres.commit(transaction)
+            this.#transaction = undefined
+            world.trace(() => `${process.name} committed on ${postgres.name}`)
+            return finish([])
+          }
+          if (transaction?.aborted === true) {
+            return finish(new Refused("25P02", "current transaction is aborted"))
+          }
+          if (transaction !== undefined && prng.chance(weather.deadlock)) {
+            world.strike("deadlock")
+            transaction.aborted = true
+            return finish(new Refused("40P01", "deadlock detected"))
+          }
+          if (transaction !== undefined && prng.chance(weather.serialisation)) {
+            world.strike("serialisation failure")
+            transaction.aborted = true
+            return finish(new Refused("40001", "could not serialize access"))
+          }
+          const single = transaction ?? postgres.begin()
+          const values = parameters.map((parameter) => (PgTypes.isParameter(parameter) ? parameter.value : parameter))
+          this.#cancelWait = postgres.execute(single, this.#rewrite(text), values, (result) => {
+            this.#cancelWait = undefined
+            if (!this.#gone) finish(result)
+          })
         })
-      })
-      // An interrupted statement is cancelled on the server, which aborts its transaction.
+      }
+      if (this.#isRunning) this.#queue.push(run)
+      else {
+        this.#isRunning = true
+        run()
+      }
+      // The server knows nothing of an interruption: it goes on until the connection is closed.
       return Effect.sync(() => {
         settled = true
-        this.#cancelWait?.()
-        this.#cancelWait = undefined
-        if (this.#transaction !== undefined) this.#transaction.aborted = true
+        this.#onLost.delete(onLost)
       })
     })
   }
@@ -206,43 +228,47 @@ const noStream = () => {
   throw new Error("the simulated PostgreSQL streams nothing")
 }
 
-/** A worker's client of one shard. It opens a connection for each operation, which is where a pool would lend one. */
-const makeClient = Effect.fnUntraced(function* (
-  shard: SimulatedShard,
-  process: Process,
-  rewrite: (text: string) => string,
-): Effect.fn.Return<PgClient.PgClient, never, Reactivity.Reactivity> {
-  const { world } = shard
-  const connect: Effect.Effect<Session, SqlError.SqlError> = Effect.callback((resume) => {
-    const millis = shard.down ? world.prng.between(1, 5_000) : world.statementLatency()
-    world.later(millis, () => {
-      if (process.dead) return
-      resume(
-        Effect.andThen(
-          process.gate,
-          Effect.suspend(() =>
-            shard.down
-              ? Effect.fail(connectionError("connection refused"))
-              : Effect.succeed(new Session(shard, process, rewrite)),
+/** A worker's way to one shard: a session for each operation, or one that lives in a scope. */
+const makeConnect =
+  (shard: SimulatedShard, process: Process, rewrite: (text: string) => string) =>
+  (): Effect.Effect<SqlConnection.Connection, SqlError.SqlError, Scope.Scope> => {
+    const { world } = shard
+    const connect: Effect.Effect<Session, SqlError.SqlError> = Effect.callback((resume) => {
+      const millis = shard.down ? world.prng.between(1, 5_000) : world.statementLatency()
+      world.later(millis, () => {
+        if (process.dead) return
+        resume(
+          Effect.andThen(
+            process.gate,
+            Effect.suspend(() =>
+              shard.down
+                ? Effect.fail(connectionError("connection refused"))
+                : Effect.succeed(new Session(shard, process, rewrite)),
+            ),
           ),
-        ),
-      )
+        )
+      })
     })
-  })
-  const acquirer: Effect.Effect<SqlConnection.Connection, SqlError.SqlError, Scope.Scope> = Effect.map(
-    Effect.acquireRelease(connect, (session) => Effect.sync(() => session.close()), { interruptible: true }),
-    (session): SqlConnection.Connection => {
-      const execute = (text: string, parameters: ReadonlyArray<unknown>) => session.execute(text, parameters)
-      return {
-        execute,
-        executeRaw: execute,
-        executeUnprepared: execute,
-        executeStream: noStream,
-        executeValues: noStream,
-        executeValuesUnprepared: noStream,
-      }
-    },
-  )
+    return Effect.map(
+      Effect.acquireRelease(connect, (session) => Effect.sync(() => session.close()), { interruptible: true }),
+      (session): SqlConnection.Connection => {
+        const execute = (text: string, parameters: ReadonlyArray<unknown>) => session.execute(text, parameters)
+        return {
+          execute,
+          executeRaw: execute,
+          executeUnprepared: execute,
+          executeStream: noStream,
+          executeValues: noStream,
+          executeValuesUnprepared: noStream,
+        }
+      },
+    )
+  }
+
+/** A client whose statements run on what `acquirer` lends. */
+const makeClient = Effect.fnUntraced(function* (
+  acquirer: SqlConnection.Acquirer,
+): Effect.fn.Return<PgClient.PgClient, never, Reactivity.Reactivity> {
   const client = yield* SqlClient.make({
     acquirer,
     transactionAcquirer: acquirer,
@@ -264,8 +290,17 @@ export const makeShardPool = Effect.fnUntraced(function* (
   shards: ReadonlyArray<SimulatedShard>,
   process: Process,
   rewrite: (text: string) => string,
-): Effect.fn.Return<ShardPool["Service"], never, Reactivity.Reactivity> {
-  const clients = yield* Effect.forEach(shards, (shard) => makeClient(shard, process, rewrite))
+): Effect.fn.Return<ShardPool["Service"], never, Reactivity.Reactivity | Scope.Scope> {
+  const connects = shards.map((shard) => makeConnect(shard, process, rewrite))
+  const clients = yield* Effect.forEach(connects, (connect) => makeClient(connect()))
+  const reactivity = yield* Reactivity.Reactivity
+  const appends = yield* Effect.forEach(connects, (connect) =>
+    makeAppendEntries(
+      Effect.flatMap(connect(), (connection) => makeClient(Effect.succeed(connection))).pipe(
+        Effect.provideService(Reactivity.Reactivity, reactivity),
+      ),
+    ),
+  )
   const names = shards.map((shard) => shard.postgres.name)
   const inTime = <A, E>(index: number, operation: string, run: Effect.Effect<A, E>) =>
     Effect.timeoutOrElse(run, {
@@ -285,7 +320,7 @@ export const makeShardPool = Effect.fnUntraced(function* (
       inTime(
         index,
         "append",
-        Effect.mapError(appendEntries(clients[index]!, batch), (error) => classify(names[index]!, "append", error)),
+        Effect.mapError(appends[index]!(batch), (error) => classify(names[index]!, "append", error)),
       ),
     count: (index, id) =>
       inTime(

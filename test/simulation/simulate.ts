@@ -4,7 +4,7 @@
  * One seed decides everything, so the same seed is the same run, byte for byte. A run has an active phase with faults; then
  * everything heals, drains, is read once more in every way, and is checked.
  */
-import { Clock, Context, Effect, type Exit, Fiber, Layer, Logger, Random, References, Scheduler } from "effect"
+import { Clock, Context, Effect, type Exit, Fiber, Layer, Logger, Random, References, Scheduler, Scope } from "effect"
 import { Reactivity } from "effect/reactivity"
 import { TestClock } from "effect/testing"
 import { Broker } from "../../src/broker/Broker.ts"
@@ -109,7 +109,11 @@ const simulation = Effect.fnUntraced(function* (
     const connection = new BrokerConnection(broker, process, plan.pullMost)
     const skewMillis = world.prng.chance(0.5) ? world.prng.between(-hourMillis, hourMillis) : 0
     if (skewMillis !== 0) world.strike("worker clock skewed")
-    const pool = yield* makeShardPool(shards, process, mutation.rewrite).pipe(Effect.provideContext(services))
+    const pool = yield* makeShardPool(shards, process, mutation.rewrite).pipe(
+      Effect.provideContext(services),
+      // Its connections end with the process.
+      Effect.provideService(Scope.Scope, yield* Scope.make()),
+    )
     const logger = Logger.make(({ logLevel, message }) => {
       world.trace(() => `${name}: ${String(message)}`)
       // There is nothing here that an operator would have to act on.
