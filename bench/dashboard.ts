@@ -43,7 +43,7 @@ interface Panel {
   readonly fieldConfig: {
     readonly defaults: {
       readonly unit?: string
-      readonly custom: {
+      readonly custom?: {
         readonly stacking?: { readonly mode: string }
         readonly scaleDistribution?: { readonly type: string }
       }
@@ -152,8 +152,8 @@ const legend = (names: ReadonlyArray<string>): string => {
 
 const timeSeries = ({ fieldConfig }: Panel, series: ReadonlyArray<Series>): string => {
   const { custom, unit } = fieldConfig.defaults
-  const stacked = custom.stacking?.mode === "normal"
-  const logarithmic = custom.scaleDistribution?.type === "log"
+  const stacked = custom?.stacking?.mode === "normal"
+  const logarithmic = custom?.scaleDistribution?.type === "log"
   const sums = Array.from({ length: points + 1 }, () => 0)
   const drawn = series.map(({ values }) => ({
     values: stacked ? values.map((value, index) => (sums[index]! += Number.isFinite(value) ? value : 0)) : values,

@@ -10,6 +10,7 @@ import type { Size } from "../load/Texts.ts"
 import { LoadUnfinished, Violation } from "../load/Violation.ts"
 import { parseTimeout } from "./append.ts"
 import { ClientFailed } from "./Client.ts"
+import { endInOwnTime } from "./shutdown.ts"
 import { serversFor } from "./servers.ts"
 
 const rateMax = 10_000_000
@@ -155,6 +156,8 @@ export const loadCommand = Command.make(
   },
   Effect.fnUntraced(function* (given) {
     const { firstId, objects, size, timeout, verify } = given
+    // What was sent is still verified after a signal, which may take minutes.
+    endInOwnTime()
     if (firstId + BigInt(objects) - 1n > ObjectId.max) {
       return yield* new ClientFailed({
         reason: `--first-id: the last of ${objects} objects would be beyond ${ObjectId.max}`,

@@ -8,10 +8,18 @@ import { constants } from "node:os"
 /** Orchestrators kill after ten seconds or later. */
 const endsWithinMillis = 9_500
 
+let limited = true
+
+/** For a command that ends after a signal in a way and a time of its own. */
+export const endInOwnTime = (): void => {
+  limited = false
+}
+
 /** Has this process end in time. To be called once, by the program. */
 export const endInTime = (): void => {
   let signalled = false
   const onSignal = (signal: NodeJS.Signals) => {
+    if (!limited) return
     if (signalled) {
       process.stderr.write(`objectlog: ended at once by a second ${signal}\n`)
       process.exit(128 + constants.signals[signal])

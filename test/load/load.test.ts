@@ -2,7 +2,7 @@
 import { assert, layer } from "@effect/vitest"
 import { jetstreamManager } from "@nats-io/jetstream"
 import { connect } from "@nats-io/transport-node"
-import { Deferred, Effect, Exit, Layer, Redacted, type Scope } from "effect"
+import { Deferred, Effect, Exit, Layer, Redacted, Scope } from "effect"
 import type { SqlClient } from "effect/sql"
 import { spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
@@ -43,6 +43,8 @@ const startLoad = Effect.fnUntraced(function* (options: Partial<LoadOptions>) {
 const startProcess = Effect.fnUntraced(function* (...args: ReadonlyArray<string>): Effect.fn.Return<
   {
     readonly signal: (signal: NodeJS.Signals) => Effect.Effect<void>
+    /** So many more lines of progress, one in five seconds. */
+    readonly lines: (count: number) => Effect.Effect<void>
     readonly ended: Effect.Effect<{ readonly code: number | null; readonly output: string; readonly errors: string }>
   },
   never,
@@ -65,6 +67,16 @@ const startProcess = Effect.fnUntraced(function* (...args: ReadonlyArray<string>
   child.once("close", (code) => Deferred.doneUnsafe(closed, Exit.succeed(code)))
   return {
     signal: (signal) => Effect.sync(() => void child.kill(signal)),
+    lines: (count) =>
+      Effect.suspend(() => {
+        const printed = () => output.split("\n").length
+        const wanted = printed() + count
+        return Effect.callback<void>((resume) => {
+          child.stdout.on("data", () => {
+            if (printed() >= wanted) resume(Effect.void)
+          })
+        })
+      }).pipe(within("it goes on", 40_000, () => output + errors)),
     ended: Deferred.await(closed).pipe(
       within("the run ends", 40_000, () => output + errors),
       Effect.map((code) => ({ code, output, errors })),
@@ -193,6 +205,30 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("load", (it
       assert.strictEqual(bad.code, 1, bad.errors)
       assert.match(bad.errors, /^objectlog: violation: (gap|lost): object 301: .*\b[78]\b/m)
       assert.match(bad.output, /"verdict":"violation"/)
+    }),
+  )
+
+  it.effect("as a command finishes after a signal for as long as it takes, and ends with 1 at a second one", () =>
+    Effect.gen(function* () {
+      const workers = yield* Scope.make()
+      yield* Effect.provideService(startWorker, Scope.Scope, workers)
+      const patient = yield* startProcess("--rate", "20", "--objects", "1", "--first-id", "500")
+      const impatient = yield* startProcess("--rate", "20", "--objects", "1", "--first-id", "501")
+      yield* untilEntries(500, 5)
+      yield* untilEntries(501, 5)
+      // Nobody answers any more, so nothing can be finished.
+      yield* Scope.close(workers, Exit.void)
+      yield* patient.signal("SIGTERM")
+      yield* impatient.signal("SIGTERM")
+      yield* Effect.all([patient.lines(3), impatient.lines(1)], { concurrency: "unbounded" })
+      yield* impatient.signal("SIGTERM")
+      const unfinished = yield* impatient.ended
+      assert.strictEqual(unfinished.code, 1, unfinished.errors)
+      assert.match(unfinished.errors, /^objectlog: .*ended by a second signal/m)
+      yield* startWorker
+      const finished = yield* patient.ended
+      assert.strictEqual(finished.code, 0, finished.errors)
+      assert.match(finished.output, /"verdict":"ok"/)
     }),
   )
 })
