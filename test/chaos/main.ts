@@ -79,5 +79,9 @@ const servers = Layer.mergeAll(
 )
 
 NodeRuntime.runMain(
-  (options.isolation ? isolation : chaos).pipe(Effect.provide(Layer.mergeAll(servers, NodeServices.layer))),
+  (options.isolation ? isolation : chaos).pipe(
+    Effect.provide(Layer.mergeAll(servers, NodeServices.layer)),
+    // A connection through a link that was half-open may linger for as long as TCP has patience.
+    Effect.tap(() => Effect.sync(() => process.exit())),
+  ),
 )
