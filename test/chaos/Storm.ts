@@ -98,10 +98,10 @@ export const rage = Effect.fnUntraced(function* (
     while (Date.now() < end) {
       // All choices of a step before anything waits, so that their order is the seed's alone.
       const faults = [options.make(next.next().value)]
-      const pair = random.chance(0.45)
+      const pair = random.chance(0.6)
       const apartMillis = random.between(0, 2_000)
       const rests = random.chance(0.7)
-      const pauseMillis = random.between(100, 1_000)
+      const pauseMillis = random.between(100, 500)
       if (pair) faults.push(options.make(next.next().value))
       const lasting = faults.filter((fault) => fault.millis > longMillis)
       const brief = faults.filter((fault) => fault.millis <= longMillis)

@@ -12,6 +12,9 @@ import { simulate } from "./simulate.ts"
 // Runs make many errors on purpose, and nobody reads where.
 Error.stackTraceLimit = 0
 
+/** Seeds of one thread. Fibers of killed processes never end, and something of each run is kept: threads are replaced. */
+const seedsOfThread = 500
+
 interface Share {
   readonly first: number
   readonly step: number
@@ -72,20 +75,22 @@ const runMany = async (from: number, seeds: number, threads: number): Promise<bo
       console.log(`${sums.done} of ${seeds} seeds, ${((Date.now() - started) / 1000).toFixed(0)} s`)
     }
   }
+  const run = (share: Share) =>
+    new Promise<void>((resolve, reject) => {
+      // A run makes much that lives shortly.
+      const resourceLimits = { maxYoungGenerationSizeMb: 64 }
+      const worker = new Worker(new URL(import.meta.url), { workerData: share, resourceLimits })
+      worker.on("message", receive)
+      worker.on("error", reject)
+      worker.on("exit", () => resolve())
+    })
+  const end = from + seeds
   await Promise.all(
-    Array.from(
-      { length: threads },
-      (_, at) =>
-        new Promise<void>((resolve, reject) => {
-          const share: Share = { first: from + at, step: threads, end: from + seeds }
-          // A run makes much that lives shortly.
-          const resourceLimits = { maxYoungGenerationSizeMb: 64 }
-          const worker = new Worker(new URL(import.meta.url), { workerData: share, resourceLimits })
-          worker.on("message", receive)
-          worker.on("error", reject)
-          worker.on("exit", () => resolve())
-        }),
-    ),
+    Array.from({ length: threads }, async (_, at) => {
+      for (let first = from + at; first < end; first += seedsOfThread * threads) {
+        await run({ first, step: threads, end: Math.min(end, first + seedsOfThread * threads) })
+      }
+    }),
   )
   const seconds = (Date.now() - started) / 1000
   console.log(coverageTable(coverage))
