@@ -78,7 +78,7 @@ const append = Effect.fnUntraced(function* (
   ])
   if (heads.size < ids.length) {
     known.clear()
-    return yield* Effect.fail(rowsGone)
+    return yield* rowsGone
   }
   const redelivered = batch.filter((entry) => mayExist(entry, heads.get(entry.id)!))
   const byIdentity = redelivered.length === 0 ? none : yield* findByIdentity(sql, redelivered)
