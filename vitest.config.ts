@@ -2,7 +2,21 @@ import { defineConfig } from "vitest/config"
 import { BaseSequencer } from "vitest/node"
 
 /** Those that take longest, so that none of them is left for the end, alone; one that waits beside one that computes. */
-const first = ["chaos/chaos", "simulation/simulation", "observe/worker", "embedded/start", "service/faults"]
+const first = [
+  "chaos/chaos",
+  "simulation/simulation",
+  "observe/worker",
+  "service/faults",
+  "embedded/PostgresServers",
+  "shard/ShardPoolLive",
+  "load/load",
+  "embedded/start",
+  "service/workers",
+  "service/parking",
+  "service/traces",
+  "broker/accidents",
+  "pipeline/parking",
+]
 
 class LongestFirst extends BaseSequencer {
   override async sort(files: Parameters<BaseSequencer["sort"]>[0]): ReturnType<BaseSequencer["sort"]> {
