@@ -1,5 +1,5 @@
 /**
- * The logs in PostgreSQL: one pool of connections for each shard.
+ * The logs in PostgreSQL: for each shard a pool of connections for reads, and those of its appends (`transaction.ts`).
  *
  * A shard serves only after it was verified: reachable, of a supported version, migrated, and recorded as this shard of
  * this placement (`guard.ts`). One that is down at the start, while others are verified, does not stop the start: it is
