@@ -4,15 +4,16 @@ import { BaseSequencer } from "vitest/node"
 /** Those that take longest, so that none of them is left for the end, alone; one that waits beside one that computes. */
 const first = [
   "chaos/chaos",
-  "simulation/simulation",
   "observe/worker",
-  "service/faults",
-  "embedded/PostgresServers",
-  "shard/ShardPoolLive",
-  "load/load",
+  "broker/NatsLive",
   "embedded/start",
-  "service/workers",
+  "simulation/simulation",
+  "embedded/PostgresServers",
+  "service/faults",
+  "shard/ShardPoolLive",
   "service/parking",
+  "service/workers",
+  "load/load",
   "service/traces",
   "broker/accidents",
   "pipeline/parking",
@@ -25,9 +26,18 @@ class LongestFirst extends BaseSequencer {
   }
 }
 
+/** Those that need neither a process nor a server, and change nothing outside of themselves: they share one import of Effect. */
+const inMemory = [
+  "test/{domain,placement}/*.test.ts",
+  "test/*/{Memory,plan,transient,Letter,headers,Outgoing}.test.ts",
+  "test/observe/{Health,Metrics,Sampler,TracingSettings,Watchdog,traceContext}.test.ts",
+  "test/load/{Reader,ledger,measures}.test.ts",
+  "test/pipeline/{Worker,traces}.test.ts",
+  "test/{cli/logging,fuzz/check}.test.ts",
+]
+
 export default defineConfig({
   test: {
-    include: ["test/**/*.test.ts"],
     globalSetup: "test/setup.ts",
     sequence: { sequencer: LongestFirst },
     testTimeout: 60_000,
@@ -35,5 +45,9 @@ export default defineConfig({
     maxWorkers: 2,
     // The simulation makes much that is short-lived: a third less time.
     execArgv: ["--max-semi-space-size=64"],
+    projects: [
+      { extends: true, test: { name: "servers", include: ["test/**/*.test.ts"], exclude: inMemory } },
+      { extends: true, test: { name: "memory", include: inMemory, isolate: false } },
+    ],
   },
 })

@@ -121,6 +121,7 @@ describe("PostgresServers", () => {
   it.live("finds its data again after a stop and after a kill", () =>
     Effect.gen(function* () {
       const dataDir = yield* temporary
+      yield* copyTemplate(dataDir, ["shard-1"])
       yield* Effect.scoped(Effect.flatMap(start({ dataDir, shards: 1, port }), ([shard]) => onShard(shard!, store)))
       const [shard] = yield* start({ dataDir, shards: 1, port })
       assert.deepStrictEqual(yield* onShard(shard!, stored), [{ value: 7 }])

@@ -2,7 +2,7 @@
 import { assert, layer } from "@effect/vitest"
 import { jetstreamManager } from "@nats-io/jetstream"
 import { connect } from "@nats-io/transport-node"
-import { Deferred, Effect, Exit, Layer, Redacted, Scope } from "effect"
+import { Deferred, Effect, Exit, Layer, Redacted, Schedule, Scope } from "effect"
 import type { SqlClient } from "effect/sql"
 import { spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
@@ -11,7 +11,7 @@ import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
 import { type LoadOptions, makeLoad } from "../../src/load/Load.ts"
 import { onShard } from "../embedded/onShard.ts"
 import { TestNats, TestPostgres } from "../embedded/testServers.ts"
-import { startWorker, startWorkerProcess, within } from "../service/service.ts"
+import { inherited, startWorker, startWorkerProcess, within } from "../service/service.ts"
 
 const servers = Layer.mergeAll(TestNats.layer, TestPostgres.layer(1))
 const program = fileURLToPath(new URL("../../src/main.ts", import.meta.url))
@@ -55,7 +55,7 @@ const startProcess = Effect.fnUntraced(function* (...args: ReadonlyArray<string>
   const child = yield* Effect.acquireRelease(
     Effect.sync(() =>
       spawn(process.execPath, [program, "load", "--verify", ...args], {
-        env: { PATH: process.env["PATH"], NATS_URL: url },
+        env: { ...inherited, NATS_URL: url },
         stdio: ["ignore", "pipe", "pipe"],
       }),
     ),
@@ -88,6 +88,7 @@ const untilEntries = (id: number, count: number) =>
   onTheShard((sql) =>
     Effect.repeat(sql<{ entries: bigint }>`select coalesce(max(entries), 0) as entries from objects where id = ${id}`, {
       until: (rows) => Number(rows[0]!.entries) >= count,
+      schedule: Schedule.spaced("20 millis"),
     }),
   ).pipe(within(`object ${id} has ${count} entries`, 30_000))
 

@@ -113,7 +113,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("faults", (
       const { shards } = yield* PostgresServers
       yield* startWorkerProcess
       const prefix = "crash-"
-      const count = 10_000
+      const count = 5_000
       const { bodies, expected } = planAppends({ prefix, count, objects: idsFrom(2_000, 100) })
       const answers = yield* collectAnswers(connection, prefix)
       const [, before] = yield* Effect.all(
@@ -141,7 +141,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("faults", (
       const { connection } = yield* ForeignClient
       const [, broken] = (yield* PostgresServers).shards
       yield* startWorkerProcess
-      const count = 3_000
+      const count = 1_500
       const up = planAppends({ prefix: "up-", count, objects: yield* idsOn(0, 3_000, 30) })
       const down = planAppends({ prefix: "down-", count, objects: yield* idsOn(1, 4_000, 30) })
       const upAnswers = yield* collectAnswers(connection, "up-")
@@ -226,7 +226,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("faults", (
       yield* setAckWait(connection, 2_000)
       const prefix = "broker-"
       const objects = idsFrom(6_000, 100)
-      const rounds = 100
+      const rounds = 50
       const count = objects.length * rounds
       const { bodies, expected } = planAppends({ prefix, count, objects })
       let retried = 0
@@ -244,7 +244,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("faults", (
             concurrency: "unbounded",
             discard: true,
           })
-          return round === 40 ? Effect.all([all, restart], { concurrency: "unbounded", discard: true }) : all
+          return round === 20 ? Effect.all([all, restart], { concurrency: "unbounded", discard: true }) : all
         },
         { discard: true },
       ).pipe(within("everything is published", 20_000))

@@ -148,7 +148,8 @@ export interface WorkerProcess {
   readonly output: () => string
 }
 
-const inherited = Object.fromEntries(
+/** Of the test runner's environment: little, as it sets MODE, for one. */
+export const inherited = Object.fromEntries(
   ["PATH", "HOME", "NODE_COMPILE_CACHE"].flatMap((name) =>
     process.env[name] === undefined ? [] : [[name, process.env[name]]],
   ),
@@ -175,7 +176,6 @@ export const spawnWorker = Effect.fnUntraced(function* (
   const child = yield* Effect.acquireRelease(
     Effect.sync(() =>
       spawn(process.execPath, [program, "worker"], {
-        // Little of the test runner's environment, which sets MODE, for one.
         env: { ...inherited, ...settings },
         stdio: ["ignore", "pipe", "pipe"],
       }),

@@ -1,7 +1,7 @@
 /** Several `objectlog worker` processes side by side on one broker and two shards. */
 import { assert, layer } from "@effect/vitest"
 import { jetstreamManager } from "@nats-io/jetstream"
-import { Effect, Layer } from "effect"
+import { Effect, Layer, Schedule } from "effect"
 import { TestNats, TestPostgres } from "../embedded/testServers.ts"
 import {
   assertLogs,
@@ -33,8 +33,8 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("workers", 
       assert.strictEqual(new Set(workers.map((worker) => worker.pid)).size, 4)
 
       const runs = [
-        { prefix: "one-", count: 4_000, objects: [1] },
-        { prefix: "fifty-", count: 5_000, objects: Array.from({ length: 50 }, (_, i) => 100 + i) },
+        { prefix: "one-", count: 3_000, objects: [1] },
+        { prefix: "fifty-", count: 4_000, objects: Array.from({ length: 50 }, (_, i) => 100 + i) },
       ]
       for (const run of runs) {
         const { bodies, expected } = planAppends(run)
@@ -74,7 +74,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("workers", 
           const { connection } = yield* ForeignClient
           const [first] = yield* startWorkers(2)
           const { prefix, objects } = flood
-          const count = 5_000
+          const count = 3_000
           const { bodies, expected } = planAppends({ prefix, count, objects })
           if (flood.garbage) {
             // Every other message, which is all of every other object.
@@ -101,7 +101,10 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("workers", 
           const jsm = yield* Effect.promise(() => jetstreamManager(connection))
           // The last acks are on their way when the last event is seen: asked again until they are in.
           yield* Effect.promise(() => jsm.consumers.info("objectlog_logs", "objectlog")).pipe(
-            Effect.repeat({ until: (info) => info.num_ack_pending === 0 && info.num_pending === 0 }),
+            Effect.repeat({
+              until: (info) => info.num_ack_pending === 0 && info.num_pending === 0,
+              schedule: Schedule.spaced("20 millis"),
+            }),
             within("nothing is pending", 5_000),
           )
         }),

@@ -1,7 +1,7 @@
 /** Pipelined transactions on a real server: in order, rolled back, and given up where the other end vanished without a word. */
 import { PgClient } from "@effect/sql-pg"
 import { assert, layer } from "@effect/vitest"
-import { Effect, Fiber } from "effect"
+import { Effect, Fiber, Schedule } from "effect"
 import { Reactivity } from "effect/reactivity"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
 import { type InTransaction, makeTransactions, pipelined } from "../../src/shard/transaction.ts"
@@ -89,7 +89,9 @@ layer(TestPostgres.layer(1), { excludeTestServices: true, timeout: "60 seconds" 
       const hanging = yield* Effect.forkChild(insert(inTransaction, 1))
       yield* onShard(shard, (sql) =>
         sql`select 1 from pg_stat_activity where application_name = 'transactions' and query = 'COMMIT'
-          and state = 'active'`.pipe(Effect.repeat({ until: (rows) => rows.length > 0 })),
+          and state = 'active'`.pipe(
+          Effect.repeat({ until: (rows) => rows.length > 0, schedule: Schedule.spaced("20 millis") }),
+        ),
       )
       proxy.set({ kind: "client half-open" })
       // New connections get through; the one there is hears of nothing.
