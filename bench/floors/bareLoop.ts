@@ -19,6 +19,8 @@ interface Request {
   readonly message: Msg
   readonly id: number
   readonly log: string
+  /** The member of the event, or nothing. */
+  readonly requestId: string
   readonly seq: string
   readonly timestamp: string
 }
@@ -76,8 +78,8 @@ const announce = (requests: ReadonlyArray<Request>) => {
   const number = ++lastBatch
   batches.set(number, { requests, unconfirmed: requests.length })
   const reply = `${inbox}.${number}`
-  for (const { id, seq, timestamp } of requests) {
-    const event = `{"type":"append","status":"ok","id":${id},"seq":${seq},"timestamp":${timestamp.slice(0, -6)}}`
+  for (const { id, requestId, seq, timestamp } of requests) {
+    const event = `{"type":"append","status":"ok","id":${id},"seq":${seq},"timestamp":${timestamp.slice(0, -6)}${requestId}}`
     const headers = messageId(`logs-${seq}-${timestamp}`)
     connection.publish("response", Buffer.from(event), { headers, reply })
   }
@@ -97,8 +99,9 @@ const flush = async (shard: (typeof shards)[number]) => {
 let scheduled = false
 const intake = pull(connection, window, (message) => {
   const tokens = message.reply!.split(".")
-  const { id, log } = JSON.parse(message.string()) as { id: number; log: string }
-  shards[id % shards.length]!.waiting.push({ message, id, log, seq: tokens[5]!, timestamp: tokens[7]! })
+  const { id, log, request_id } = JSON.parse(message.string()) as { id: number; log: string; request_id?: string }
+  const requestId = request_id === undefined ? "" : `,"request_id":"${request_id}"`
+  shards[id % shards.length]!.waiting.push({ message, id, log, requestId, seq: tokens[5]!, timestamp: tokens[7]! })
   if (scheduled) return
   scheduled = true
   setImmediate(() => {

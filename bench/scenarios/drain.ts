@@ -1,5 +1,6 @@
 /** How fast a backlog is emptied, beside the floors. Every run has servers of its own, and is checked afterwards. */
 import { Effect, Schedule, type Scope } from "effect"
+import type { ChildProcess } from "node:child_process"
 import { events, publishAll } from "../Client.ts"
 import { residentMemory } from "../Processes.ts"
 import { add, median } from "../Report.ts"
@@ -35,46 +36,77 @@ interface Drained {
   readonly memory: number
 }
 
-/** `variables` are settings of the workers. */
+/** Appends for each worker before a measurement: by then the compiler of V8 is through with what is called for each. */
+export const warmUpAppends = 50_000
+
+/** Stopped as a shell does it, so that a backlog can grow while they are connected. */
+const signalAll = (processes: ReadonlyArray<ChildProcess>, signal: "SIGSTOP" | "SIGCONT") =>
+  Effect.sync(() => processes.forEach((process) => process.kill(signal)))
+
+/**
+ * `variables` are settings of the workers. `cold`: the backlog is there when they start, and all that a start costs counts;
+ * otherwise they have been at work before, as those have that find a backlog after an outage.
+ */
 export const drain = Effect.fnUntraced(function* (
   system: System,
   workers: number,
   backlog: Backlog,
-  variables: Readonly<Record<string, string>> = {},
+  {
+    cold = false,
+    variables = {},
+  }: { readonly cold?: boolean; readonly variables?: Readonly<Record<string, string>> } = {},
 ) {
   const { connection } = yield* Rig
   const { appends, objects } = backlog
-  yield* publishAll(connection, appends, body(backlog))
-  const answered = system === "B" ? undefined : yield* events(connection, appends)
-  const { children: processes, ready } = yield* startSystem(system, workers, objects, variables)
-  const before = yield* cpuSoFar(processes)
-  const ended =
-    answered === undefined
-      ? yield* unacknowledged().pipe(
-          Effect.repeat({ until: (left) => left === 0, schedule: Schedule.spaced("20 millis") }),
-          Effect.map(() => performance.now()),
-        )
-      : yield* answered
+  const before = cold ? 0 : Math.min(warmUpAppends, appends) * workers
+  /** Publishes; what is inside waits until all of it is done, and gives the moment of that. */
+  const publish = Effect.fnUntraced(function* (count: number) {
+    const answered = system === "B" ? undefined : yield* events(connection, count)
+    yield* publishAll(connection, count, body(backlog))
+    return (
+      answered ??
+      unacknowledged().pipe(
+        Effect.repeat({ until: (left) => left === 0, schedule: Schedule.spaced("20 millis") }),
+        Effect.map(() => performance.now()),
+      )
+    )
+  })
+  const start = startSystem(system, workers, objects, variables)
+  const begin = Effect.gen(function* () {
+    if (cold) {
+      const done = yield* publish(appends)
+      return { ...(yield* start), done }
+    }
+    const { children } = yield* start
+    yield* yield* publish(before)
+    yield* signalAll(children, "SIGSTOP")
+    const done = yield* publish(appends)
+    yield* signalAll(children, "SIGCONT")
+    return { children, ready: performance.now(), done }
+  })
+  const { children: processes, done, ready } = yield* begin
+  const cpuBefore = yield* cpuSoFar(processes)
+  const ended = yield* done
   const after = yield* cpuSoFar(processes)
   const memory = Math.max(...(yield* Effect.forEach(processes, (child) => residentMemory(child.pid!, "VmHWM"))))
   if (system === "objectlog") {
     const found = yield* stored
-    if (found.entries !== appends || found.wrong > 0) {
+    if (found.entries !== before + appends || found.wrong > 0) {
       return yield* Effect.die(
         new Error(
-          `expected ${appends} entries without gaps, got ${found.entries}, and ${found.wrong} objects with gaps`,
+          `expected ${before + appends} entries without gaps, got ${found.entries}, and ${found.wrong} objects with gaps`,
         ),
       )
     }
   } else {
     const rows = yield* storedByFloor(system)
-    if (rows !== appends)
-      return yield* Effect.die(new Error(`expected ${appends} rows of floor ${system}, got ${rows}`))
+    if (rows !== before + appends)
+      return yield* Effect.die(new Error(`expected ${before + appends} rows of floor ${system}, got ${rows}`))
   }
   const cpu = {
-    worker: (after.worker - before.worker) / appends,
-    nats: (after.nats - before.nats) / appends,
-    postgres: (after.postgres - before.postgres) / appends,
+    worker: (after.worker - cpuBefore.worker) / appends,
+    nats: (after.nats - cpuBefore.nats) / appends,
+    postgres: (after.postgres - cpuBefore.postgres) / appends,
   }
   return { rate: (appends / (ended - ready)) * 1_000, cpu, memory } satisfies Drained
 })
@@ -122,6 +154,8 @@ export const runDrain = Effect.fnUntraced(function* ({ appends, rounds }: DrainO
     ["B", drain("B", 1, few)],
     ["2 workers", drain("objectlog", 2, usual)],
     ["4 workers", drain("objectlog", 4, usual)],
+    ["A, cold", drain("A", 1, usual, { cold: true })],
+    ["objectlog, cold", drain("objectlog", 1, usual, { cold: true })],
   ] as const)
   const [a, b, one] = [of("A"), of("B"), of("objectlog")]
   yield* add({ scenario, what: `floor A, ${shown(usual)}; ${perAppend(a.cpu)}`, value: a.rate, unit: "appends/s" })
@@ -163,6 +197,14 @@ export const runDrain = Effect.fnUntraced(function* ({ appends, rounds }: DrainO
       ...(workers === 4 ? { bar: { text: "≥ one worker", reached: ratio >= 1 } } : {}),
     })
   }
+  const cold = of("objectlog, cold")
+  yield* add({
+    scenario,
+    what: `one worker that has just started, ${shown(usual)}; ${perAppend(cold.cpu)}`,
+    value: cold.rate,
+    unit: "appends/s",
+    ratio: { of: "floor A that has just started", value: cold.rate / of("A, cold").rate },
+  })
   const others: ReadonlyArray<Backlog> = [
     { ...usual, objects: 100_000 },
     { ...usual, objects: 1 },

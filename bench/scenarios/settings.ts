@@ -38,9 +38,11 @@ export const runSettings = Effect.fnUntraced(function* ({ appends, rounds }: Dra
   const usual: Backlog = { appends, objects: 1_000, size: 100 }
   const traced = Effect.flatMap(receiver, (endpoint) =>
     drain("objectlog", 1, usual, {
-      OTEL_EXPORTER_OTLP_ENDPOINT: endpoint,
-      OTEL_TRACES_SAMPLER: "parentbased_traceidratio",
-      OTEL_TRACES_SAMPLER_ARG: "0.01",
+      variables: {
+        OTEL_EXPORTER_OTLP_ENDPOINT: endpoint,
+        OTEL_TRACES_SAMPLER: "parentbased_traceidratio",
+        OTEL_TRACES_SAMPLER_ARG: "0.01",
+      },
     }),
   )
   const of = yield* inTurn(rounds, [

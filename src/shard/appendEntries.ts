@@ -24,7 +24,7 @@ import { type NewEntry, type Placed, toStored } from "../domain/LogEntry.ts"
 import { fromColumn, type ObjectId, toColumn } from "../domain/ObjectId.ts"
 import { type Existing, type Head, identityKey, mayExist, messageKey, type Plan, planAppend } from "./plan.ts"
 import { type Connect, makeTransactions, pipelined, type Transaction } from "./transaction.ts"
-import { defectAsFailure, isConflict } from "./transient.ts"
+import { isConflict } from "./transient.ts"
 
 /** Most ids of object rows that one process remembers for a shard: some megabytes. */
 const knownMax = 65_536
@@ -50,7 +50,6 @@ export const makeAppendEntries = Effect.fnUntraced(function* (
       for (const id of ids) known.add(id)
       return placed
     },
-    (self) => defectAsFailure(self),
     Effect.retry({
       while: (error) => error === rowsGone || isConflict(error),
       schedule: Schedule.jittered(Schedule.exponential("5 millis")),

@@ -23,7 +23,7 @@ export interface Struck {
 const longMillis = 10_000
 
 /** The longest that a step waits for normal service before the next fault strikes all the same. */
-const restMillis = 6_000
+const restMillis = 3_000
 
 export interface Storm {
   /** All that has struck so far. */

@@ -1,5 +1,5 @@
 /** What must be true in the end: the databases, the events and the dead letters against what the broker has stored. */
-import { Effect } from "effect"
+import { Effect, Schedule } from "effect"
 import { fromStored } from "../../src/domain/LogEntry.ts"
 import { toColumn } from "../../src/domain/ObjectId.ts"
 import { ObjectId } from "../../src/domain/ObjectId.ts"
@@ -71,7 +71,8 @@ export const rowsOf = (shards: TestShards["Service"], object: ObjectRecord) =>
         })),
       }
     })
-  })
+    // Right after a storm a server may take its time to accept a connection: that is no verdict.
+  }).pipe(Effect.retry({ schedule: Schedule.spaced("1 second"), times: 10 }))
 
 type Tell = (count: "lost" | "duplicated" | "reordered" | "other", problem: string) => void
 

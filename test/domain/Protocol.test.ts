@@ -533,6 +533,30 @@ describe("decodeAppend and a slow decoder agree", () => {
       }),
     { arbitrary: { runs: 4_000 } },
   )
+
+  it.effect.prop(
+    "on the form that is read at once, and on what one character makes of it",
+    [
+      draw.pick(["0", "7", "00", "-1", "999999999999999", "1000000000000000", "18446744073709551616"]),
+      draw.pick(["", "disk 3 replaced", "é\u{1f600}\u2028\u007f", "x".repeat(20)]),
+      draw.pick([undefined, "", "r", "x".repeat(128), "x".repeat(129)]),
+      draw.pick(["", " ", "  "]),
+      draw.int(0, 60),
+      draw.pick(['"', "\\", "\0", "\n", "\u001f", " ", "\u00a0", "\t", ",", "0", ".", "}", "{", "id", ""]),
+      draw.int(2_040, 2_120),
+    ],
+    ([id, log, requestId, space, at, character, maxPayload]) =>
+      Effect.sync(() => {
+        const request = requestId === undefined ? "" : `,${space}"request_id":${space}"${requestId}"`
+        const text = `{"id":${space}${id},${space}"log":${space}"${log}"${request}}`
+        const [head, tail] = [text.slice(0, at), text.slice(at)]
+        for (const each of [text, head + character + tail, head + character + tail.slice(1)]) {
+          compare(bytes(each), limits)
+          compare(bytes(each), { ...limits, maxPayload })
+        }
+      }),
+    { arbitrary: { runs: 2_000 } },
+  )
 })
 
 /** The event as a parser that keeps digits reads it: numbers as text, members as entries. */
