@@ -1,4 +1,4 @@
-#!/usr/bin/env -S node --max-semi-space-size=8 --max-old-space-size=512
+#!/usr/bin/env -S node --max-semi-space-size=16 --max-old-space-size=512
 /**
  * The program `objectlog`: its commands and its exit codes.
  *

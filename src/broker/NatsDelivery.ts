@@ -3,7 +3,7 @@ import type { Msg } from "@nats-io/transport-node"
 import type { MessageTrace } from "../observe/MessageTrace.ts"
 import type { Delivery } from "./Broker.ts"
 import { blockText, firstHeader, type Headers, headerText, headerValue, parseHeaders } from "./headers.ts"
-import { type Origin, readSetAside } from "./setAside.ts"
+import { readSetAside } from "./setAside.ts"
 import type { Life, StreamLives } from "./StreamLife.ts"
 
 /**
@@ -20,61 +20,44 @@ const working = "+WPI"
  * or, where it was set aside, in its headers.
  */
 export class NatsDelivery implements Delivery {
+  readonly subject: string
   readonly seq: number
   readonly timestamp: bigint
+  readonly payload: Uint8Array
   readonly deliveryCount: number
+  readonly outcomePrefix: string
   trace: MessageTrace | undefined = undefined
-  readonly #message: Msg
+  // Not the message itself: thousands are under way, and half of what the collector would move for each is the library's.
   readonly #reply: string
+  readonly #headers: string
   readonly #streams: StreamLives
   readonly #life: Life
-  readonly #origin: Origin | undefined
-  #headers: string | undefined
   #settled = false
 
   constructor(message: Msg, streams: StreamLives, isSetAside: boolean) {
     this.#reply = message.reply!
     const tokens = this.#reply.split(".")
     const first = tokens.length === 9 ? 4 : 6
-    this.#message = message
+    const headers = headerText(message, this.#reply.length)
+    const found = isSetAside ? readSetAside(parseHeaders(headers)) : undefined
     this.#streams = streams
     this.#life = streams.current
+    this.#headers = found === undefined ? headers : blockText(found.headers)
+    this.payload = message.data
     this.deliveryCount = Number(tokens[first])
-    const found = isSetAside ? readSetAside(this.headers()) : undefined
-    this.#origin = found?.origin
-    if (found === undefined) {
-      this.seq = Number(tokens[first + 1])
-      this.timestamp = BigInt(tokens[first + 3]!)
-    } else {
-      this.seq = found.origin.seq
-      this.timestamp = found.origin.timestamp
-      this.#headers = blockText(found.headers)
-    }
-  }
-
-  get subject(): string {
-    return this.#origin?.subject ?? this.#message.subject
-  }
-
-  get outcomePrefix(): string {
-    return this.#origin?.outcomePrefix ?? ""
-  }
-
-  get payload(): Uint8Array {
-    return this.#message.data
+    this.subject = found?.origin.subject ?? message.subject
+    this.seq = found?.origin.seq ?? Number(tokens[first + 1])
+    this.timestamp = found?.origin.timestamp ?? BigInt(tokens[first + 3]!)
+    this.outcomePrefix = found?.origin.outcomePrefix ?? ""
   }
 
   header(name: string): string | undefined {
-    const value = firstHeader(this.#headerText(), name)
+    const value = firstHeader(this.#headers, name)
     return value === undefined ? undefined : headerValue(value)
   }
 
   headers(): Headers {
-    return parseHeaders(this.#headerText())
-  }
-
-  #headerText(): string {
-    return (this.#headers ??= headerText(this.#message, this.#reply.length))
+    return parseHeaders(this.#headers)
   }
 
   ack(): void {

@@ -209,11 +209,11 @@ const decodeFields = (
 }
 
 /**
- * An append as nearly all senders write it: these members, in this order, without an escape; the id exact as a number. Such a
- * text is valid JSON, and its parts are what `JSON.parse` would give.
+ * An append as nearly all senders write it: these members, in this order, the id exact as a number, texts of anything but a
+ * quote, a backslash and control characters. That is valid JSON, and its parts are what `JSON.parse` would give.
  */
 const plainAppend =
-  /^\{"id": ?(0|[1-9][0-9]{0,14}), ?"log": ?"([^"\\\u0000-\u001f]*)"(?:, ?"request_id": ?"([^"\\\u0000-\u001f]{1,128})")?\}$/
+  /^\{"id": ?(0|[1-9][0-9]{0,14}), ?"log": ?"([ !#-[\]-\uffff]*)"(?:, ?"request_id": ?"([ !#-[\]-\uffff]{1,128})")?\}$/
 
 /** Decodes an append request. Unknown fields are ignored. */
 export const decodeAppend = (payload: Uint8Array, limits: Limits): Result.Result<AppendRequest, Refusal> => {

@@ -6,7 +6,7 @@
  */
 import { Effect, Fiber, Queue, Result, Stream } from "effect"
 import { Broker, type Delivery } from "../broker/Broker.ts"
-import { decodeAppend, messageIdProblem, type AppendRequest, type Limits, type Refusal } from "../domain/Protocol.ts"
+import { decodeAppend, messageIdProblem, type Limits, type Refusal } from "../domain/Protocol.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import { watched } from "../observe/Parts.ts"
 import { Tracing } from "../observe/Tracing.ts"
@@ -22,12 +22,12 @@ import type { WorkerOptions } from "./Worker.ts"
 const decode = (delivery: Delivery, bounds: Limits): Result.Result<Work, Refusal> => {
   const decoded = decodeAppend(delivery.payload, bounds)
   if (Result.isFailure(decoded)) return Result.fail(decoded.failure)
-  const request: AppendRequest = decoded.success
+  const { id, log, replyTo, requestId } = decoded.success
   const messageId = delivery.header("Nats-Msg-Id") || undefined
   const problem = messageId === undefined ? undefined : messageIdProblem(messageId)
-  if (problem !== undefined) return Result.fail({ ...request, code: "invalid_message", message: problem })
+  if (problem !== undefined) return Result.fail({ id, replyTo, requestId, code: "invalid_message", message: problem })
   const { seq, timestamp } = delivery
-  return Result.succeed({ delivery, request, entry: { id: request.id, timestamp, seq, log: request.log, messageId } })
+  return Result.succeed({ delivery, entry: { id, timestamp, seq, log, messageId }, requestId, replyTo })
 }
 
 /** Runs until interrupted; then stops the intake, finishes or hands back what it holds, within `drainMillis`. */

@@ -211,14 +211,14 @@ export const make = Effect.fnUntraced(function* (
           const middle = works.length >> 1
           return Effect.zipWith(store(works.slice(0, middle)), store(works.slice(middle)), (a, b) => [...a, ...b])
         }
-        const { delivery, request } = works[0]!
+        const { delivery, entry, replyTo, requestId } = works[0]!
         return Effect.as(
           refuse("append", delivery, {
             code: "entry_rejected",
             message: `log: the database refused it with SQLSTATE ${error.sqlState}`,
-            id: request.id,
-            requestId: request.requestId,
-            replyTo: request.replyTo,
+            id: entry.id,
+            requestId,
+            replyTo,
           }),
           [],
         )
@@ -230,10 +230,10 @@ export const make = Effect.fnUntraced(function* (
   /** Publishes the events of what was committed and acknowledges it. */
   const announce = Effect.fnUntraced(function* ({ works, placed }: Committed) {
     yield* publishForever(
-      works.map(({ delivery, request }, i) => ({
-        payload: encodeAppended(request.id, placed[i]!, request.requestId),
+      works.map(({ delivery, entry, replyTo, requestId }, i) => ({
+        payload: encodeAppended(entry.id, placed[i]!, requestId),
         messageId: outcomeId(delivery),
-        replyTo: request.replyTo,
+        replyTo,
         trace: delivery.trace?.send(1),
       })),
     )

@@ -2,12 +2,11 @@
 import { Latch } from "effect"
 import type { Delivery } from "../broker/Broker.ts"
 import type { NewEntry } from "../domain/LogEntry.ts"
-import type { AppendRequest } from "../domain/Protocol.ts"
+import type { Addressed } from "../domain/Protocol.ts"
 
-/** One append on its way through a lane. */
-export interface Work {
+/** One append on its way through a lane, and whom to tell of it. */
+export interface Work extends Addressed {
   readonly delivery: Delivery
-  readonly request: AppendRequest
   readonly entry: NewEntry
 }
 
