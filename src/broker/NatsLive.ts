@@ -86,7 +86,11 @@ const connected = Effect.fnUntraced(function* (settings: NatsSettings, reconnect
   return connection
 })
 
-const toMessage = (topic: string, { payload, messageId, replyTo, trace }: OutgoingEvent): Message => {
+/** A text of more characters becomes bytes here, once for event, copy and every attempt; a short one is cheaper as text. */
+const longText = 16 * 1024
+
+const toMessage = (topic: string, { payload: text, messageId, replyTo, trace }: OutgoingEvent): Message => {
+  const payload = text.length > longText ? Buffer.from(text) : text
   const headers = eventHeaders(messageId, trace)
   if (replyTo === undefined) return { subject: topic, payload, headers, copy: undefined }
   // Below the response topic the stream takes the copy too, as a message of its own.
