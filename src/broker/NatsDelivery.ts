@@ -27,7 +27,7 @@ export class NatsDelivery implements Delivery {
   readonly deliveryCount: number
   readonly outcomePrefix: string
   trace: MessageTrace | undefined = undefined
-  // Not the message itself: thousands are under way, and half of what the collector would move for each is the library's.
+  // Not the message itself: thousands are under way, and the collector would move its views of bytes with each.
   readonly #reply: string
   readonly #headers: string
   readonly #streams: StreamLives

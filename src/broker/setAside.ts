@@ -14,7 +14,7 @@ import { blockText, type Headers } from "./headers.ts"
 import type { Message } from "./publish.ts"
 
 /** Where a request came from. */
-export interface Origin extends Stamp {
+interface Origin extends Stamp {
   readonly subject: string
   /** Makes the ids of a retried request's outcome others than those of the outcome before; `""` when parked. */
   readonly outcomePrefix: string
