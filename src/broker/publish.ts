@@ -1,6 +1,7 @@
 /**
- * Pipelined publishing: every message has its own token in the reply subject, and the broker's acknowledgements of all of
- * them arrive on one inbox, where they are counted. No promise, timer or subscription for a single message.
+ * Pipelined publishing: messages are sent in slices, each with a reply subject of its own, on which the broker's
+ * acknowledgements are counted. No promise, timer, subscription or token for a single message: one that is missing has its
+ * whole slice sent again, which the broker's deduplication makes harmless.
  */
 import { createInbox, type NatsConnection } from "@nats-io/transport-node"
 import { Effect, Semaphore, type Scope } from "effect"
@@ -27,23 +28,20 @@ export interface Message {
 const permitBytes = 1024
 const permits = 8 * 1024
 
-/** Messages sent at once, so that several callers take turns; each slice has as many tokens. */
+/** Messages sent at once, so that several callers take turns. */
 const sliceMessages = 1024
 
-/** An acknowledgement that takes longer is taken as lost, and the message is sent again. */
+/** Acknowledgements that take longer are taken as lost, and the slice is sent again. */
 const ackTimeoutMillis = 5_000
 
-/** How often a message is sent before its caller hears of it, and the pause before it is sent again, which doubles. */
+/** How often a slice is sent before its caller hears of it, and the pause before it is sent again, which doubles. */
 const attempts = 4
 const pauseMillis = 100
 
-/** Messages that wait for their acknowledgements. The token of the i-th of slice n is n * `sliceMessages` + i. */
+/** Messages that wait for their acknowledgements. */
 interface Slice {
-  /** 1 where an answer came, and where it confirmed the message. */
-  readonly answered: Uint8Array
-  readonly stored: Uint8Array
-  /** Messages without an answer. */
   unanswered: number
+  /** What the broker said of a message that it did not store. */
   failure: string | undefined
   readonly done: () => void
 }
@@ -82,21 +80,18 @@ export const makePublisher = Effect.fnUntraced(function* (
 ): Effect.fn.Return<PublishAll, never, Scope.Scope> {
   const inbox = createInbox()
   const window = Semaphore.makeUnsafe(permits)
-  const waiting = new Map<number, Slice>()
+  /** By reply subject. */
+  const waiting = new Map<string, Slice>()
   let lastSlice = 0
 
   const subscription = connection.subscribe(`${inbox}.*`, {
     callback: (error, message) => {
       if (error !== null) return
-      const token = Number.parseInt(message.subject.slice(inbox.length + 1), 36)
-      const slice = waiting.get(Math.floor(token / sliceMessages))
-      const index = token % sliceMessages
-      if (slice === undefined || slice.answered[index] === 1) return
-      slice.answered[index] = 1
+      const slice = waiting.get(message.subject)
+      if (slice === undefined) return
       const { data } = message
       // `{"stream":…` confirms, `{"error":…` refuses; without a stream there is an empty message with status 503.
-      if (data[2] === 0x73) slice.stored[index] = 1
-      else slice.failure = data.length === 0 ? "no stream takes that subject" : message.string()
+      if (data[2] !== 0x73) slice.failure = data.length === 0 ? "no stream takes that subject" : message.string()
       if (--slice.unanswered === 0) slice.done()
     },
   })
@@ -112,35 +107,27 @@ export const makePublisher = Effect.fnUntraced(function* (
     }),
   )
 
-  /** Sends once and waits for the acknowledgements; gives the messages that were not confirmed, and why. */
-  const sendOnce = (
-    messages: ReadonlyArray<Message>,
-  ): Effect.Effect<{ readonly rest: ReadonlyArray<Message>; readonly reason: string }, BrokerUnavailable> =>
+  /** Sends once and waits for the acknowledgements; gives the reason where not all were confirmed. */
+  const sendOnce = (messages: ReadonlyArray<Message>): Effect.Effect<string | undefined, BrokerUnavailable> =>
     Effect.callback((resume) => {
-      const number = ++lastSlice
+      // A new one for each attempt: an acknowledgement that comes late does not count for the next.
+      const reply = `${inbox}.${(++lastSlice).toString(36)}`
       const finish = () => {
         clearTimeout(timer)
-        waiting.delete(number)
-      }
-      const done = () => {
-        finish()
-        const { failure, stored } = slice
-        const rest = failure === undefined && slice.unanswered === 0 ? [] : messages.filter((_, i) => stored[i] === 0)
-        resume(Effect.succeed({ rest, reason: failure ?? "not confirmed in time" }))
+        waiting.delete(reply)
       }
       const slice: Slice = {
-        answered: new Uint8Array(messages.length),
-        stored: new Uint8Array(messages.length),
         unanswered: messages.length,
         failure: undefined,
-        done,
+        done: () => {
+          finish()
+          resume(Effect.succeed(slice.failure ?? (slice.unanswered === 0 ? undefined : "not confirmed in time")))
+        },
       }
-      const timer = setTimeout(done, ackTimeoutMillis)
-      waiting.set(number, slice)
+      const timer = setTimeout(slice.done, ackTimeoutMillis)
+      waiting.set(reply, slice)
       try {
-        for (let i = 0; i < messages.length; i++) {
-          send(outgoing, messages[i]!, `${inbox}.${(number * sliceMessages + i).toString(36)}`)
-        }
+        for (const message of messages) send(outgoing, message, reply)
       } catch (cause) {
         finish()
         return resume(Effect.fail(new BrokerUnavailable({ operation: "publish", cause })))
@@ -149,12 +136,10 @@ export const makePublisher = Effect.fnUntraced(function* (
     })
 
   const sendSlice = Effect.fnUntraced(function* (messages: ReadonlyArray<Message>) {
-    let rest = messages
     for (let i = 1; ; i++) {
-      const sent = yield* sendOnce(rest)
-      rest = sent.rest
-      if (rest.length === 0) return
-      if (i === attempts) return yield* failed(`${rest.length} of ${messages.length}: ${sent.reason}`)
+      const failure = yield* sendOnce(messages)
+      if (failure === undefined) return
+      if (i === attempts) return yield* failed(`${messages.length} messages: ${failure}`)
       yield* Effect.sleep(pauseMillis * 2 ** (i - 1))
     }
   })
