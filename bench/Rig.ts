@@ -56,7 +56,13 @@ const shardUrl = (shard: EmbeddedShard) =>
 const path = (file: string) => fileURLToPath(new URL(file, import.meta.url))
 
 const commands: Readonly<Record<System, ReadonlyArray<string>>> = {
-  objectlog: ["--max-semi-space-size=16", "--max-old-space-size=512", path("../src/main.ts"), "worker"],
+  objectlog: [
+    "--max-semi-space-size=16",
+    "--heap-growing-percent=100",
+    "--max-old-space-size=512",
+    path("../src/main.ts"),
+    "worker",
+  ],
   A: [path("floors/bareLoop.ts")],
   B: [path("floors/simpleWorker.ts")],
 }

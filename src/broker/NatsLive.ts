@@ -31,8 +31,8 @@ export interface NatsSettings extends Topics {
   readonly connectionName: string
 }
 
-/** Messages asked for at a time: two batches for each of two lanes, and some large reads. */
-const appendsPull = 4_000
+/** Messages asked for at a time: what two lanes take while more is on its way, and some large reads. */
+const appendsPull = 3_000
 const queriesPull = 64
 
 /** Between two attempts to make missing streams again after a publish that failed. */

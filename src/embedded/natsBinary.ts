@@ -1,7 +1,7 @@
 /** Finds nats-server: `NATS_SERVER`, the PATH, or Debian's package unpacked into a cache, without touching the system. */
 import { Effect, FileSystem, Path, Schema } from "effect"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
-import { homedir } from "node:os"
+import { cacheFolder } from "../cacheFolder.ts"
 
 export class NatsServerMissing extends Schema.TaggedError<NatsServerMissing>()("NatsServerMissing", {
   problem: Schema.String,
@@ -73,7 +73,7 @@ export const findNatsServer = Effect.gen(function* () {
     // A folder of the PATH that this user may not enter, such as root's own after su, holds nothing for him.
     if (folder !== "" && (yield* Effect.orElseSucceed(fs.exists(program), () => false))) return program
   }
-  const cache = path.join(process.env["XDG_CACHE_HOME"] || path.join(homedir(), ".cache"), "objectlog")
+  const cache = cacheFolder()
   const cached = path.join(cache, "nats-server")
   if (yield* fs.exists(cached)) return cached
   const unpacked = yield* fromDebian(cache).pipe(

@@ -7,8 +7,8 @@ export const batchEntriesMax = 1_000
 /** Most log text in one append transaction, in UTF-16 code units: what a transaction may cost in memory on both sides. */
 export const batchCharactersMax = 4 * 1024 * 1024
 
-/** Most appends that wait in a lane: two batches, so that the next is there when one ends. */
-export const laneEntriesMax = 2 * batchEntriesMax
+/** Most appends that wait in a lane: a batch, so that the next is there when one ends. More would only grow old here. */
+export const laneEntriesMax = batchEntriesMax
 
 /** Most log text that waits in a lane, in UTF-16 code units. */
 export const laneCharactersMax = 16 * 1024 * 1024

@@ -1,0 +1,14 @@
+import { homedir } from "node:os"
+import { join } from "node:path"
+
+/** A user who is only a number has no home. */
+const home = (): string => {
+  try {
+    return homedir()
+  } catch {
+    return process.cwd()
+  }
+}
+
+/** Where this program keeps what it can make again, below the user's own folder: nobody else can put something there. */
+export const cacheFolder = (): string => join(process.env["XDG_CACHE_HOME"] || join(home(), ".cache"), "objectlog")
