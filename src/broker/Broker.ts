@@ -30,6 +30,8 @@ export interface Delivery extends Stamp {
   /** The subject that it was published to. */
   readonly subject: string
   readonly payload: Uint8Array
+  /** The payload as text, or `undefined` where it is not UTF-8. */
+  readonly text: string | undefined
   /** How often it was delivered, 1 the first time. Being set aside begins a new count. */
   readonly deliveryCount: number
   /** Begins the ids of what this request leads to: `""`, but for a dead letter that is tried again, each time another one. */

@@ -1,6 +1,7 @@
 /** A stream of the broker in memory with its durable consumer, and its deliveries. Time is Effect's clock. */
 import { Clock, Effect } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
+import { decodeText } from "../domain/Protocol.ts"
 import type { MessageTrace } from "../observe/MessageTrace.ts"
 import type { ConsumerState, Delivery } from "./Broker.ts"
 import { ackWaitMillis } from "./provision.ts"
@@ -183,6 +184,10 @@ export class MemoryDelivery implements Delivery {
 
   get payload(): Uint8Array {
     return this.stored.message.payload
+  }
+
+  get text(): string | undefined {
+    return decodeText(this.payload)
   }
 
   get outcomePrefix(): string {

@@ -1,8 +1,7 @@
 /** One delivery of a JetStream message: its stamp, its headers, and how it is settled. */
-import type { Msg } from "@nats-io/transport-node"
 import type { MessageTrace } from "../observe/MessageTrace.ts"
 import type { Delivery } from "./Broker.ts"
-import { blockText, firstHeader, type Headers, headerText, headerValue, parseHeaders } from "./headers.ts"
+import { blockText, firstHeader, type Headers, headerValue, parseHeaders } from "./headers.ts"
 import { readSetAside } from "./setAside.ts"
 import type { Life, StreamLives } from "./StreamLife.ts"
 
@@ -23,32 +22,46 @@ export class NatsDelivery implements Delivery {
   readonly subject: string
   readonly seq: number
   readonly timestamp: bigint
-  readonly payload: Uint8Array
   readonly deliveryCount: number
   readonly outcomePrefix: string
   trace: MessageTrace | undefined = undefined
-  // Not the message itself: thousands are under way, and the collector would move its views of bytes with each.
+  readonly #payload: string | Uint8Array
   readonly #reply: string
   readonly #headers: string
   readonly #streams: StreamLives
   readonly #life: Life
   #settled = false
 
-  constructor(message: Msg, streams: StreamLives, isSetAside: boolean) {
-    this.#reply = message.reply!
-    const tokens = this.#reply.split(".")
+  /** What the message says, as `Receive` gives it. */
+  constructor(
+    subject: string,
+    reply: string,
+    headers: string,
+    payload: string | Uint8Array,
+    streams: StreamLives,
+    isSetAside: boolean,
+  ) {
+    const tokens = reply.split(".")
     const first = tokens.length === 9 ? 4 : 6
-    const headers = headerText(message, this.#reply.length)
     const found = isSetAside ? readSetAside(parseHeaders(headers)) : undefined
+    this.#reply = reply
     this.#streams = streams
     this.#life = streams.current
     this.#headers = found === undefined ? headers : blockText(found.headers)
-    this.payload = message.data
+    this.#payload = payload
     this.deliveryCount = Number(tokens[first])
-    this.subject = found?.origin.subject ?? message.subject
+    this.subject = found?.origin.subject ?? subject
     this.seq = found?.origin.seq ?? Number(tokens[first + 1])
     this.timestamp = found?.origin.timestamp ?? BigInt(tokens[first + 3]!)
     this.outcomePrefix = found?.origin.outcomePrefix ?? ""
+  }
+
+  get text(): string | undefined {
+    return typeof this.#payload === "string" ? this.#payload : undefined
+  }
+
+  get payload(): Uint8Array {
+    return typeof this.#payload === "string" ? Buffer.from(this.#payload) : this.#payload
   }
 
   header(name: string): string | undefined {

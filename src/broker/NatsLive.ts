@@ -22,6 +22,7 @@ import { brokerState } from "./brokerState.ts"
 import { maintain, resetAhead } from "./maintain.ts"
 import { type FoundStream, StreamLives } from "./StreamLife.ts"
 import { parkedSubject, setAsideMessage } from "./setAside.ts"
+import { Incoming } from "./Incoming.ts"
 import { Outgoing } from "./Outgoing.ts"
 import { eventHeaders, makePublisher, type Message } from "./publish.ts"
 
@@ -116,11 +117,12 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
     Effect.retry({ schedule: backoff, while: (error) => error._tag === "BrokerUnavailable" }),
   )
   const outgoing = new Outgoing(connection)
+  const incoming = new Incoming(connection)
   const streamOf = (part: FoundStream) => new StreamLives(part, () => reconnects.connected, outgoing)
   const streams = { logs: streamOf(found.logs), query: streamOf(found.query), parked: streamOf(found.parked) }
-  const publishAll = yield* makePublisher(connection, outgoing, reconnects)
+  const publishAll = yield* makePublisher(connection, outgoing, incoming, reconnects)
   // A window of its own, so that a parked stream that confirms nothing does not hold up events.
-  const parkAll = yield* makePublisher(connection, outgoing, reconnects)
+  const parkAll = yield* makePublisher(connection, outgoing, incoming, reconnects)
 
   /** Makes sure of a pull consumer with everything that it needs; gives its stream. Tries until it has succeeded. */
   const ensured = (spec: ConsumerSpec): Effect.Effect<FoundStream> =>
@@ -159,6 +161,7 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
     const options = {
       counts: counts[spec.part],
       connection,
+      incoming,
       stream: streams[spec.part],
       consumer: spec.name,
       isSetAside: spec.part === "parked",

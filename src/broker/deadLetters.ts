@@ -7,6 +7,7 @@ import { BrokerUnavailable } from "./Broker.ts"
 import { blockText, headerText } from "./headers.ts"
 import { type Letter, LetterAssembly, type StoredMessage } from "./Letter.ts"
 import { attempt } from "./provision.ts"
+import { Incoming } from "./Incoming.ts"
 import { Outgoing } from "./Outgoing.ts"
 import { makePublisher, type Message } from "./publish.ts"
 import { retryMessage } from "./setAside.ts"
@@ -249,7 +250,10 @@ export const openDeadLetters = Effect.fnUntraced(function* (
       { discard: true },
     )
 
-  const publish = yield* makePublisher(connection, new Outgoing(connection), { listeners: new Set(), connected: true })
+  const publish = yield* makePublisher(connection, new Outgoing(connection), new Incoming(connection), {
+    listeners: new Set(),
+    connected: true,
+  })
   const retry = Effect.fnUntraced(function* (letter: Letter, payload: Uint8Array = letter.payload) {
     const maxPayload = connection.info?.max_payload ?? Number.MAX_SAFE_INTEGER
     const message = retried(letter, payload, subjects, maxPayload)

@@ -11,10 +11,12 @@
  * (consumer deleted, no JetStream), or the connection was made again: whatever is missing is made again, it is made sure
  * that the stream is still the same, and new requests replace the old. *closed*.
  */
-import { createInbox, type Msg, type NatsConnection, type Subscription } from "@nats-io/transport-node"
+import { createInbox, type NatsConnection, type Subscription } from "@nats-io/transport-node"
 import { Effect, Latch, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { Delivery } from "./Broker.ts"
+import { firstHeader } from "./headers.ts"
+import type { Incoming } from "./Incoming.ts"
 import { NatsDelivery } from "./NatsDelivery.ts"
 import type { FoundStream, StreamLives } from "./StreamLife.ts"
 
@@ -40,6 +42,7 @@ export interface IntakeCounts {
 export interface Options {
   readonly counts: IntakeCounts
   readonly connection: NatsConnection
+  readonly incoming: Incoming
   /** Shared by all consumers of the stream. */
   readonly stream: StreamLives
   readonly consumer: string
@@ -68,6 +71,7 @@ class Intake {
   /** Requests before this one were given up. */
   #firstRequest = 1
   #buffer: Array<Delivery> = []
+  /** Bytes, or code units of a text. */
   #bufferBytes = 0
   /** When the oldest one arrived, or when the broker last heard that all are held. */
   #bufferedSince = 0
@@ -82,11 +86,8 @@ class Intake {
 
   constructor(options: Options) {
     this.#options = options
-    this.#subscription = options.connection.subscribe(`${this.#inbox}.*`, {
-      callback: (error, message) => {
-        if (error === null) this.#receive(message)
-      },
-    })
+    this.#subscription = options.connection.subscribe(`${this.#inbox}.*`, { callback: () => undefined })
+    options.incoming.listen(this.#subscription, (...message) => this.#receive(...message))
     this.#watch = setInterval(() => this.#check(), 1_000)
     this.#request()
   }
@@ -120,7 +121,7 @@ class Intake {
     this.#closed = true
     clearInterval(this.#watch)
     // In this order: with the subscription still there, the broker would send us what we hand back.
-    const { connection, consumer, stream } = this.#options
+    const { connection, consumer, incoming, stream } = this.#options
     if (!connection.isClosed()) {
       await this.#subscription.drain().catch(() => undefined)
       // Being asked for the consumer makes the server forget requests that nobody listens for any more. As long as it has
@@ -128,6 +129,7 @@ class Intake {
       const subject = `$JS.API.CONSUMER.INFO.${stream.name}.${consumer}`
       await connection.request(subject, "", { timeout: 1_000 }).catch(() => undefined)
     }
+    incoming.forget(this.#subscription)
     for (const delivery of this.#buffer) delivery.retry(0)
     this.#options.counts.buffered -= this.#buffer.length
     this.#buffer = []
@@ -152,15 +154,16 @@ class Intake {
     })
   }
 
-  #receive(message: Msg): void {
+  #receive(subject: string, reply: string, headers: string, payload: string | Uint8Array): void {
     this.#lastSign = Date.now()
-    if (message.subject.startsWith(this.#inbox)) return this.#status(message)
-    const delivery = new NatsDelivery(message, this.#options.stream, this.#options.isSetAside)
+    if (subject.startsWith(this.#inbox)) return this.#status(subject, headers)
+    const { isSetAside, stream } = this.#options
+    const delivery = new NatsDelivery(subject, reply, headers, payload, stream, isSetAside)
     this.#failures = 0
     if (this.#buffer.length === 0) this.#bufferedSince = this.#lastSign
     this.#buffer.push(delivery)
     this.#options.counts.buffered++
-    this.#bufferBytes += message.data.byteLength
+    this.#bufferBytes += payload.length
     if (this.#open > 0) this.#open--
     this.#schedule()
   }
@@ -176,20 +179,21 @@ class Intake {
     })
   }
 
-  #status(message: Msg): void {
-    const code = message.headers?.code ?? 0
-    const number = Number.parseInt(message.subject.slice(this.#inbox.length + 1), 36)
+  /** `NATS/1.0 <code> <description>` */
+  #status(subject: string, headers: string): void {
+    const [, digits, text = ""] = /^NATS\/1\.0 (\d+) ?([^\r]*)/.exec(headers) ?? []
+    const code = Number(digits)
+    const number = Number.parseInt(subject.slice(this.#inbox.length + 1), 36)
     if (code === 100) {
       this.#failures = 0
       return
     }
     if (number < this.#firstRequest) return
-    const text = message.headers?.description ?? ""
     // The request expired, or the next message would exceed its bytes: an ordinary end.
     if (code !== 404 && code !== 408 && !(code === 409 && /max_?bytes|batch completed/i.test(text))) {
       return this.#lose(`${code} ${text}`)
     }
-    const left = Number.parseInt(message.headers?.get("Nats-Pending-Messages") ?? "", 10)
+    const left = Number.parseInt(firstHeader(headers, "Nats-Pending-Messages") ?? "", 10)
     this.#open = Number.isNaN(left) ? 0 : Math.max(0, this.#open - left)
     this.#request()
   }

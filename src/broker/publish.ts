@@ -9,6 +9,7 @@ import type { TraceHeaders } from "../observe/traceContext.ts"
 import { BrokerUnavailable } from "./Broker.ts"
 import type { Reconnects } from "./deliveries.ts"
 import { blockText } from "./headers.ts"
+import type { Incoming } from "./Incoming.ts"
 import type { Outgoing } from "./Outgoing.ts"
 
 /** A message for a stream, which confirms it. */
@@ -76,6 +77,7 @@ const nextSlice = (
 export const makePublisher = Effect.fnUntraced(function* (
   connection: NatsConnection,
   outgoing: Outgoing,
+  incoming: Incoming,
   reconnects: Reconnects,
 ): Effect.fn.Return<PublishAll, never, Scope.Scope> {
   const inbox = createInbox()
@@ -84,16 +86,14 @@ export const makePublisher = Effect.fnUntraced(function* (
   const waiting = new Map<string, Slice>()
   let lastSlice = 0
 
-  const subscription = connection.subscribe(`${inbox}.*`, {
-    callback: (error, message) => {
-      if (error !== null) return
-      const slice = waiting.get(message.subject)
-      if (slice === undefined) return
-      const { data } = message
-      // `{"stream":…` confirms, `{"error":…` refuses; without a stream there is an empty message with status 503.
-      if (data[2] !== 0x73) slice.failure = data.length === 0 ? "no stream takes that subject" : message.string()
-      if (--slice.unanswered === 0) slice.done()
-    },
+  const subscription = connection.subscribe(`${inbox}.*`, { callback: () => undefined })
+  incoming.listen(subscription, (subject, _, __, payload) => {
+    const slice = waiting.get(subject)
+    if (slice === undefined) return
+    const answer = String(payload)
+    // `{"error":…` refuses; without a stream there is an empty message with status 503.
+    if (!answer.startsWith('{"stream":')) slice.failure = answer || "no stream takes that subject"
+    if (--slice.unanswered === 0) slice.done()
   })
   // The client drops what it could not send before a reconnect; no acknowledgement comes for that.
   const reconnected = () => {
@@ -104,6 +104,7 @@ export const makePublisher = Effect.fnUntraced(function* (
     Effect.sync(() => {
       reconnects.listeners.delete(reconnected)
       subscription.unsubscribe()
+      incoming.forget(subscription)
     }),
   )
 

@@ -5,14 +5,14 @@ import type { Letter } from "../broker/Letter.ts"
 import { headerValue } from "../broker/headers.ts"
 import { toMillis } from "../domain/LogEntry.ts"
 import type { ObjectId } from "../domain/ObjectId.ts"
-import { decodeAppend } from "../domain/Protocol.ts"
+import { decodeAppend, decodeText } from "../domain/Protocol.ts"
 import { escapeLog } from "./query.ts"
 
 /** The object of a refused request, where that much of it can be read. */
 export const objectOf = ({ missingParts, payload }: Letter): ObjectId | undefined => {
   if (missingParts > 0) return undefined
   // A read request is refused here for its missing log, with its id.
-  const decoded = decodeAppend(payload, { maxPayload: Number.MAX_SAFE_INTEGER, responseTopic: "response" })
+  const decoded = decodeAppend(decodeText(payload), { maxPayload: Number.MAX_SAFE_INTEGER, responseTopic: "response" })
   return Result.isSuccess(decoded) ? decoded.success.id : decoded.failure.id
 }
 

@@ -99,7 +99,8 @@ interface Fields {
   readonly [name: string]: unknown
 }
 
-const decodeText = (payload: Uint8Array): string | undefined => {
+/** A payload as text, `undefined` where it is not UTF-8. */
+export const decodeText = (payload: Uint8Array): string | undefined => {
   if (!isUtf8(payload)) return undefined
   return Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString("utf8")
 }
@@ -215,9 +216,8 @@ const decodeFields = (
 const plainAppend =
   /^\{"id": ?(0|[1-9][0-9]{0,14}), ?"log": ?"([ !#-[\]-\uffff]*)"(?:, ?"request_id": ?"([ !#-[\]-\uffff]{1,128})")?\}$/
 
-/** Decodes an append request. Unknown fields are ignored. */
-export const decodeAppend = (payload: Uint8Array, limits: Limits): Result.Result<AppendRequest, Refusal> => {
-  const text = decodeText(payload)
+/** Decodes an append request, as `decodeText` gives its payload. Unknown fields are ignored. */
+export const decodeAppend = (text: string | undefined, limits: Limits): Result.Result<AppendRequest, Refusal> => {
   const plain = text === undefined ? null : plainAppend.exec(text)
   if (plain !== null && plain[2]!.length * 6 + 2 <= logMaxBytes(limits.maxPayload)) {
     const id = BigInt(plain[1]!) as ObjectId.ObjectId
@@ -242,9 +242,9 @@ export const decodeAppend = (payload: Uint8Array, limits: Limits): Result.Result
 const isCount = (value: unknown, minimum: number): value is number =>
   typeof value === "number" && Number.isSafeInteger(value) && value >= minimum
 
-/** Decodes a read request. Unknown fields are ignored. */
-export const decodeRead = (payload: Uint8Array, limits: Limits): Result.Result<ReadRequest, Refusal> => {
-  const decoded = decodeFields(decodeText(payload), limits)
+/** Decodes a read request, as `decodeText` gives its payload. Unknown fields are ignored. */
+export const decodeRead = (text: string | undefined, limits: Limits): Result.Result<ReadRequest, Refusal> => {
+  const decoded = decodeFields(text, limits)
   if (Result.isFailure(decoded)) return Result.fail(decoded.failure)
   const { fields, to, id } = decoded.success
   const invalid = (name: string, expected: string) =>

@@ -20,7 +20,7 @@ import type { WorkerOptions } from "./Worker.ts"
 
 /** Decodes a delivery with its headers; the refusal where it can't be served. */
 const decode = (delivery: Delivery, bounds: Limits): Result.Result<Work, Refusal> => {
-  const decoded = decodeAppend(delivery.payload, bounds)
+  const decoded = decodeAppend(delivery.text, bounds)
   if (Result.isFailure(decoded)) return Result.fail(decoded.failure)
   const { id, log, replyTo, requestId } = decoded.success
   const messageId = delivery.header("Nats-Msg-Id") || undefined

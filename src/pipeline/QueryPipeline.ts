@@ -152,7 +152,7 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
     const serve = Effect.fnUntraced(function* (delivery: Delivery, source: Source) {
       if (debug) yield* logDelivery("query", delivery)
       if (delivery.deliveryCount > 1) yield* metrics.count("redeliveries_total", { subject: "query" })
-      const decoded = decodeRead(delivery.payload, { maxPayload: broker.maxPayload(), responseTopic })
+      const decoded = decodeRead(delivery.text, { maxPayload: broker.maxPayload(), responseTopic })
       if (Result.isFailure(decoded)) return yield* refuse("query", delivery, decoded.failure)
       const request = decoded.success
       const index = ring.shardOf(request.id)

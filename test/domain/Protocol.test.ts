@@ -9,8 +9,9 @@ import { cursorText } from "../../src/domain/Cursor.ts"
 import { timestampMax, toMillis } from "../../src/domain/LogEntry.ts"
 import { max, type ObjectId } from "../../src/domain/ObjectId.ts"
 import {
-  decodeAppend,
-  decodeRead,
+  decodeAppend as decodeAppendText,
+  decodeRead as decodeReadText,
+  decodeText,
   encodeAppended,
   encodeEntry,
   encodeError,
@@ -21,6 +22,7 @@ import {
   pageOverheadBytes,
   type AppendRequest,
   type ErrorCode,
+  type Limits,
   type ReadRequest,
   type Refusal,
 } from "../../src/domain/Protocol.ts"
@@ -31,6 +33,8 @@ import { damage, damaged, escaped, spelled } from "./requests.ts"
 const limits = { maxPayload: 1_048_576, responseTopic: "response" }
 const first = { snapshot: "c.mh34", page: 0 }
 const bytes = (text: string): Uint8Array => Buffer.from(text)
+const decodeAppend = (payload: Uint8Array, bounds: Limits) => decodeAppendText(decodeText(payload), bounds)
+const decodeRead = (payload: Uint8Array, bounds: Limits) => decodeReadText(decodeText(payload), bounds)
 
 const appended = (text: string): AppendRequest => {
   const result = decodeAppend(bytes(text), limits)

@@ -2,6 +2,7 @@
 import { Effect, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import { Broker, BrokerUnavailable, type Delivery, type OutgoingEvent } from "../../src/broker/Broker.ts"
+import { decodeText } from "../../src/domain/Protocol.ts"
 import type { MessageTrace } from "../../src/observe/MessageTrace.ts"
 import type { Process } from "./Processes.ts"
 import type { SimulatedBroker } from "./SimulatedBroker.ts"
@@ -51,6 +52,10 @@ class SimulatedDelivery implements Delivery {
 
   get payload(): Uint8Array {
     return this.held.message.payload
+  }
+
+  get text(): string | undefined {
+    return decodeText(this.payload)
   }
 
   header(name: string): string | undefined {

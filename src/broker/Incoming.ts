@@ -1,0 +1,150 @@
+/**
+ * What a worker gets from the broker by the thousand, requests and acknowledgements, read from the client protocol in
+ * whole pieces.
+ *
+ * The client library reads byte by byte and makes six views of bytes for each message, which live as long as the message
+ * and cost the garbage collector more than all else. Here a piece, as the socket gave it, becomes one text, and what a
+ * message says are slices of that. Messages of subscriptions that don't listen here, and all other operations, go to the
+ * library's own parser, in order.
+ */
+import type { NatsConnection, Subscription } from "@nats-io/transport-node"
+import { isAscii, isUtf8 } from "node:buffer"
+
+/** One message. `headers` is the block as text, as headers.ts reads it; the payload is text where it is UTF-8. */
+export type Receive = (subject: string, reply: string, headers: string, payload: string | Uint8Array) => void
+
+interface Parser {
+  parse(bytes: Uint8Array): void
+}
+
+/** Of the connection's inside: the parser, anew for each connection. test/broker/Incoming.test.ts holds the library to it. */
+interface Protocol {
+  parser: Parser
+}
+
+const [space, upperM, upperH] = [0x20, 0x4d, 0x48]
+const lineEnd = "\r\n"
+
+/** The last space before `at`. By hand, since `lastIndexOf` is slow. */
+const spaceBefore = (text: string, at: number): number => {
+  let before = at - 1
+  while (text.charCodeAt(before) !== space) before--
+  return before
+}
+
+/** The decimal number between two places. */
+const numberIn = (text: string, from: number, to: number): number => {
+  let value = 0
+  for (let at = from; at < to; at++) value = value * 10 + text.charCodeAt(at) - 0x30
+  return value
+}
+
+class Pieces implements Parser {
+  readonly #library: Parser
+  readonly #receivers: ReadonlyMap<number, Receive>
+  /** The beginning of an operation whose end has not come yet, and how many bytes it needs at least. */
+  #begun: Buffer | undefined
+  #filled = 0
+  #needed = 0
+
+  constructor(library: Parser, receivers: ReadonlyMap<number, Receive>) {
+    this.#library = library
+    this.#receivers = receivers
+  }
+
+  parse(piece: Uint8Array): void {
+    const bytes = this.#whole(piece)
+    if (bytes !== undefined) this.#read(bytes)
+  }
+
+  /** A piece with what was left of the one before; `undefined` while a long message is not complete. */
+  #whole(piece: Uint8Array): Buffer | undefined {
+    const next = Buffer.from(piece.buffer, piece.byteOffset, piece.byteLength)
+    const begun = this.#begun
+    if (begun === undefined) return next
+    const filled = this.#filled
+    this.#filled += next.length
+    if (this.#filled < this.#needed) {
+      begun.set(next, filled)
+      return undefined
+    }
+    this.#begun = undefined
+    return Buffer.concat([begun.subarray(0, filled), next])
+  }
+
+  #read(bytes: Buffer): void {
+    const text = bytes.toString("latin1")
+    const ascii = isAscii(bytes)
+    let at = 0
+    while (at < bytes.length) {
+      const end = text.indexOf(lineEnd, at)
+      if (end < 0) return this.#keep(bytes, at, 0)
+      const first = text.charCodeAt(at)
+      if (first !== upperM && first !== upperH) {
+        this.#library.parse(bytes.subarray(at, end + 2))
+        at = end + 2
+        continue
+      }
+      // MSG <subject> <sid> [reply] <size>, HMSG <subject> <sid> [reply] <size of headers> <size of all>
+      const lastSpace = spaceBefore(text, end)
+      const start = end + 2
+      const after = start + numberIn(text, lastSpace + 1, end)
+      if (after + 2 > bytes.length) return this.#keep(bytes, at, after + 2 - at)
+      const hasHeaders = first === upperH
+      const subject = at + (hasHeaders ? 5 : 4)
+      const subjectEnd = text.indexOf(" ", subject)
+      const sidEnd = text.indexOf(" ", subjectEnd + 1)
+      const receive = this.#receivers.get(numberIn(text, subjectEnd + 1, sidEnd))
+      if (receive === undefined) {
+        this.#library.parse(bytes.subarray(at, after + 2))
+      } else {
+        const replyEnd = hasHeaders ? spaceBefore(text, lastSpace) : lastSpace
+        const from = hasHeaders ? start + numberIn(text, replyEnd + 1, lastSpace) : start
+        receive(
+          text.slice(subject, subjectEnd),
+          text.slice(sidEnd + 1, replyEnd),
+          text.slice(start, from),
+          ascii ? text.slice(from, after) : textOrBytes(bytes, from, after),
+        )
+      }
+      at = after + 2
+    }
+  }
+
+  #keep(bytes: Buffer, from: number, needed: number): void {
+    this.#filled = bytes.length - from
+    this.#needed = needed
+    this.#begun = Buffer.allocUnsafe(Math.max(needed, this.#filled))
+    bytes.copy(this.#begun, 0, from)
+  }
+}
+
+/** Bytes that are not UTF-8 are copied, so that they don't keep the whole piece. */
+const textOrBytes = (bytes: Buffer, from: number, to: number): string | Uint8Array => {
+  const text = bytes.toString("utf8", from, to)
+  return !text.includes("\ufffd") || isUtf8(bytes.subarray(from, to)) ? text : Uint8Array.from(bytes.subarray(from, to))
+}
+
+export class Incoming {
+  readonly #receivers = new Map<number, Receive>()
+
+  constructor(connection: NatsConnection) {
+    const { protocol } = connection as unknown as { readonly protocol: Protocol }
+    let parser: Parser = new Pieces(protocol.parser, this.#receivers)
+    Object.defineProperty(protocol, "parser", {
+      get: () => parser,
+      set: (library: Parser) => {
+        parser = new Pieces(library, this.#receivers)
+      },
+    })
+  }
+
+  /** Sends the messages of a subscription to `receive`, which must not throw, in place of its callback. */
+  listen(subscription: Subscription, receive: Receive): void {
+    this.#receivers.set(subscription.getID(), receive)
+  }
+
+  forget(subscription: Subscription): void {
+    this.#receivers.delete(subscription.getID())
+  }
+}
