@@ -47,9 +47,14 @@ export interface Delivery extends Stamp {
   working(): void
 }
 
-/** An event to publish. The broker drops a second one with the same `messageId` within its duplicate window. */
+/**
+ * An event to publish. The broker drops a second one with the same `messageId` within its duplicate window. Its members may
+ * be made anew whenever they are asked for.
+ */
 export interface OutgoingEvent {
   readonly payload: string
+  /** About how many characters `payload` has, where it is made anew each time. */
+  readonly size?: number
   readonly messageId: string
   /** A second subject that gets a copy. */
   readonly replyTo: string | undefined

@@ -33,7 +33,7 @@ const spaceBefore = (text: string, at: number): number => {
 }
 
 /** The decimal number between two places. */
-const numberIn = (text: string, from: number, to: number): number => {
+export const numberIn = (text: string, from: number, to: number): number => {
   let value = 0
   for (let at = from; at < to; at++) value = value * 10 + text.charCodeAt(at) - 0x30
   return value

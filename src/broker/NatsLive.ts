@@ -24,7 +24,7 @@ import { type FoundStream, StreamLives } from "./StreamLife.ts"
 import { parkedSubject, setAsideMessage } from "./setAside.ts"
 import { Incoming } from "./Incoming.ts"
 import { Outgoing } from "./Outgoing.ts"
-import { eventHeaders, makePublisher, type Message } from "./publish.ts"
+import { eventHeaders, makePublisher, type Message, publishMade } from "./publish.ts"
 
 export interface NatsSettings extends Topics {
   /** Comma-separated server list; may carry credentials, so it is never shown. */
@@ -99,6 +99,9 @@ const toMessage = (topic: string, { payload: text, messageId, replyTo, trace }: 
   const copy = { subject: replyTo, headers: captured ? eventHeaders(`${messageId}:reply`, trace) : headers }
   return { subject: topic, payload, headers, copy }
 }
+
+const sizeOf = (event: OutgoingEvent): number =>
+  (event.size ?? event.payload.length) * (event.replyTo === undefined ? 1 : 2)
 
 const foreign = (operation: string) =>
   Effect.fail(new BrokerUnavailable({ operation, cause: new Error("not a delivery of this broker") }))
@@ -213,14 +216,14 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
     appends: pull(intakeConsumer("logs", settings), appendsPull),
     queries: pull(intakeConsumer("query", settings), queriesPull),
     publish: (events) =>
-      Effect.suspend(() => publishAll(events.map((event) => toMessage(settings.responseTopic, event)))).pipe(
+      publishAll(events, (event) => toMessage(settings.responseTopic, event), sizeOf).pipe(
         Effect.tapError(() => repair),
       ),
     deadLetter: (delivery: Delivery, reason) =>
       delivery instanceof NatsDelivery
-        ? Effect.suspend(() => publishAll(deadLetterMessages(settings.deadTopic, delivery, reason, maxPayload()))).pipe(
-            Effect.tapError(() => repair),
-          )
+        ? Effect.suspend(() =>
+            publishMade(publishAll, deadLetterMessages(settings.deadTopic, delivery, reason, maxPayload())),
+          ).pipe(Effect.tapError(() => repair))
         : foreign("dead letter"),
     park: (kind, shard, all) =>
       Effect.suspend(() => {
@@ -233,7 +236,7 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
           if (message === undefined) tooLarge.push(delivery)
           else messages.push(message)
         }
-        return Effect.as(parkAll(messages), tooLarge)
+        return Effect.as(publishMade(parkAll, messages), tooLarge)
       }).pipe(Effect.tapError(() => repair)),
     parked: (kind, shard) =>
       pullSetAside(parkedConsumer(kind, shard, settings), kind === "appends" ? appendsPull : queriesPull),

@@ -70,16 +70,17 @@ export const deadLetterMessages = (
 ): ReadonlyArray<Message> => {
   const subject = `${deadTopic}.${delivery.subject}`
   const original = delivery.headers()
+  const { payload } = delivery
   const all: Headers = [
     ...reasonHeaders(delivery, reason, ""),
     ...original.map(([name, value]) => [toKept(name), value] as const),
   ]
-  if (delivery.payload.byteLength + blockBytes(all) <= maxPayload) {
-    return [{ subject, payload: delivery.payload, headers: blockText(all), copy: undefined }]
+  if (payload.byteLength + blockBytes(all) <= maxPayload) {
+    return [{ subject, payload, headers: blockText(all), copy: undefined }]
   }
   const values = Map.groupBy(original, ([name]) => name)
   const block = Buffer.from(JSON.stringify([...values].map(([name, all]) => [name, all.map(([, value]) => value)])))
-  const whole = Buffer.concat([block, delivery.payload])
+  const whole = Buffer.concat([block, payload])
   const partBytes = maxPayload - partOverhead
   const count = Math.ceil(whole.byteLength / partBytes)
   return Array.from({ length: count }, (_, i) => {

@@ -9,7 +9,7 @@ import { type Letter, LetterAssembly, type StoredMessage } from "./Letter.ts"
 import { attempt } from "./provision.ts"
 import { Incoming } from "./Incoming.ts"
 import { Outgoing } from "./Outgoing.ts"
-import { makePublisher, type Message } from "./publish.ts"
+import { makePublisher, publishMade, type Message } from "./publish.ts"
 import { retryMessage } from "./setAside.ts"
 
 /** Messages and bytes of one request; it must take the largest message at least. */
@@ -258,7 +258,7 @@ export const openDeadLetters = Effect.fnUntraced(function* (
     const maxPayload = connection.info?.max_payload ?? Number.MAX_SAFE_INTEGER
     const message = retried(letter, payload, subjects, maxPayload)
     if (message instanceof NotRetried) return yield* message
-    yield* publish([message])
+    yield* publishMade(publish, [message])
     yield* remove(letter)
   })
 

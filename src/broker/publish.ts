@@ -47,8 +47,17 @@ interface Slice {
   readonly done: () => void
 }
 
-/** Stores messages and succeeds when each one was confirmed. One that was sent twice is dropped by its `Nats-Msg-Id`. */
-export type PublishAll = (messages: ReadonlyArray<Message>) => Effect.Effect<void, BrokerUnavailable>
+/**
+ * Stores messages and succeeds when each one was confirmed. One that was sent twice is dropped by its `Nats-Msg-Id`.
+ *
+ * A message is made when it is sent, and made again when it is sent again: thousands wait for their confirmation, and the
+ * garbage collector would move each of them. `size` is about how many bytes it has, with its copy.
+ */
+export type PublishAll = <A>(
+  all: ReadonlyArray<A>,
+  toMessage: (item: A) => Message,
+  size: (item: A) => number,
+) => Effect.Effect<void, BrokerUnavailable>
 
 const failed = (reason: string) => new BrokerUnavailable({ operation: "publish", cause: new Error(reason) })
 
@@ -57,16 +66,16 @@ const send = (outgoing: Outgoing, { copy, headers, payload, subject }: Message, 
   outgoing.publish(subject, reply, headers, payload)
 }
 
-/** How many messages from `start` on are sent at once, and their permits. */
-const nextSlice = (
-  messages: ReadonlyArray<Message>,
+/** Where the slice ends that begins at `start`, and its permits. */
+const nextSlice = <A>(
+  all: ReadonlyArray<A>,
   start: number,
+  size: (item: A) => number,
 ): { readonly end: number; readonly cost: number } => {
   let end = start
   let cost = 0
-  while (end < messages.length && end - start < sliceMessages) {
-    const { copy, payload } = messages[end]!
-    const next = Math.ceil((payload.length + 256) / permitBytes) * (copy === undefined ? 1 : 2)
+  while (end < all.length && end - start < sliceMessages) {
+    const next = Math.ceil((size(all[end]!) + 256) / permitBytes)
     if (end > start && cost + next > permits / 2) break
     cost += next
     end++
@@ -109,7 +118,10 @@ export const makePublisher = Effect.fnUntraced(function* (
   )
 
   /** Sends once and waits for the acknowledgements; gives the reason where not all were confirmed. */
-  const sendOnce = (messages: ReadonlyArray<Message>): Effect.Effect<string | undefined, BrokerUnavailable> =>
+  const sendOnce = <A>(
+    all: ReadonlyArray<A>,
+    toMessage: (item: A) => Message,
+  ): Effect.Effect<string | undefined, BrokerUnavailable> =>
     Effect.callback((resume) => {
       // A new one for each attempt: an acknowledgement that comes late does not count for the next.
       const reply = `${inbox}.${(++lastSlice).toString(36)}`
@@ -118,7 +130,7 @@ export const makePublisher = Effect.fnUntraced(function* (
         waiting.delete(reply)
       }
       const slice: Slice = {
-        unanswered: messages.length,
+        unanswered: all.length,
         failure: undefined,
         done: () => {
           finish()
@@ -128,7 +140,7 @@ export const makePublisher = Effect.fnUntraced(function* (
       const timer = setTimeout(slice.done, ackTimeoutMillis)
       waiting.set(reply, slice)
       try {
-        for (const message of messages) send(outgoing, message, reply)
+        for (const item of all) send(outgoing, toMessage(item), reply)
       } catch (cause) {
         finish()
         return resume(Effect.fail(new BrokerUnavailable({ operation: "publish", cause })))
@@ -136,24 +148,36 @@ export const makePublisher = Effect.fnUntraced(function* (
       return Effect.sync(finish)
     })
 
-  const sendSlice = Effect.fnUntraced(function* (messages: ReadonlyArray<Message>) {
+  const sendSlice = Effect.fnUntraced(function* <A>(slice: ReadonlyArray<A>, toMessage: (item: A) => Message) {
     for (let i = 1; ; i++) {
-      const failure = yield* sendOnce(messages)
+      const failure = yield* sendOnce(slice, toMessage)
       if (failure === undefined) return
-      if (i === attempts) return yield* failed(`${messages.length} messages: ${failure}`)
+      if (i === attempts) return yield* failed(`${slice.length} messages: ${failure}`)
       yield* Effect.sleep(pauseMillis * 2 ** (i - 1))
     }
   })
 
-  return Effect.fnUntraced(function* (messages: ReadonlyArray<Message>) {
-    for (let start = 0; start < messages.length;) {
-      const { end, cost } = nextSlice(messages, start)
-      const slice = start === 0 && end === messages.length ? messages : messages.slice(start, end)
-      yield* window.withPermits(cost)(sendSlice(slice))
+  return Effect.fnUntraced(function* <A>(
+    all: ReadonlyArray<A>,
+    toMessage: (item: A) => Message,
+    size: (item: A) => number,
+  ) {
+    for (let start = 0; start < all.length;) {
+      const { end, cost } = nextSlice(all, start, size)
+      const slice = start === 0 && end === all.length ? all : all.slice(start, end)
+      yield* window.withPermits(cost)(sendSlice(slice, toMessage))
       start = end
     }
   })
 })
+
+/** Publishes messages that are made already. */
+export const publishMade = (publish: PublishAll, messages: ReadonlyArray<Message>) =>
+  publish(
+    messages,
+    (message) => message,
+    ({ payload }) => payload.length,
+  )
 
 /** Headers of an event: a message id for the broker's deduplication, and the trace where there is one. */
 export const eventHeaders = (messageId: string, trace: TraceHeaders | undefined): string => {

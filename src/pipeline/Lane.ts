@@ -14,7 +14,6 @@
 import { Clock, Duration, Effect, FiberSet, Latch, Random, Semaphore, type Scope } from "effect"
 import type { Broker } from "../broker/Broker.ts"
 import type { Placed } from "../domain/LogEntry.ts"
-import { encodeAppended } from "../domain/Protocol.ts"
 import { retryReason } from "../observe/definitions.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import { watched } from "../observe/Parts.ts"
@@ -25,7 +24,7 @@ import * as limits from "./limits.ts"
 import * as LossCheck from "./LossCheck.ts"
 import * as Parking from "./Parking.ts"
 import { type Offered, Waiting, type Work } from "./Waiting.ts"
-import { outcomeId, publishForever, refuse, secondsSince } from "./outcome.ts"
+import { Appended, publishForever, refuse, secondsSince } from "./outcome.ts"
 
 /** Where an append comes from: `setAside` is what was parked, or refused and is tried again. */
 export type Source = "intake" | "setAside"
@@ -229,14 +228,7 @@ export const make = Effect.fnUntraced(function* (
 
   /** Publishes the events of what was committed and acknowledges it. */
   const announce = Effect.fnUntraced(function* ({ works, placed }: Committed) {
-    yield* publishForever(
-      works.map(({ delivery, entry, replyTo, requestId }, i) => ({
-        payload: encodeAppended(entry.id, placed[i]!, requestId),
-        messageId: outcomeId(delivery),
-        replyTo,
-        trace: delivery.trace?.send(1),
-      })),
-    )
+    yield* publishForever(works.map((work, i) => new Appended(work, placed[i]!)))
     for (const { delivery } of works) delivery.ack()
     const now = yield* Clock.currentTimeMillis
     for (const { delivery } of works) delaySeconds(secondsSince(delivery, now))

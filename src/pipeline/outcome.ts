@@ -1,11 +1,14 @@
 /** How a message ends: its event, its dead letter, and the identity of both. */
 import { Effect } from "effect"
 import { Broker, type BrokerUnavailable, type Delivery, type OutgoingEvent } from "../broker/Broker.ts"
-import { encodeError, type Refusal } from "../domain/Protocol.ts"
+import type { Placed } from "../domain/LogEntry.ts"
+import { encodeAppended, encodeError, type Refusal } from "../domain/Protocol.ts"
 import { type RetryPart, retryReason, type Subject } from "../observe/definitions.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import { Tracing } from "../observe/Tracing.ts"
+import type { TraceHeaders } from "../observe/traceContext.ts"
 import * as limits from "./limits.ts"
+import type { Work } from "./Waiting.ts"
 
 /**
  * The id of a message's outcome for the broker's deduplication: one outcome per stored message, so its stamp is enough,
@@ -13,6 +16,35 @@ import * as limits from "./limits.ts"
  */
 export const outcomeId = ({ subject, seq, timestamp, outcomePrefix }: Delivery): string =>
   `${outcomePrefix}${subject}-${seq}-${timestamp}`
+
+/** The event of an append that is stored. It is encoded when it is sent: while its confirmation is awaited, this is all. */
+export class Appended implements OutgoingEvent {
+  readonly #work: Work
+  readonly #placed: Placed
+  readonly trace: TraceHeaders | undefined
+
+  constructor(work: Work, placed: Placed) {
+    this.#work = work
+    this.#placed = placed
+    this.trace = work.delivery.trace?.send(1)
+  }
+
+  get payload(): string {
+    return encodeAppended(this.#work.entry.id, this.#placed, this.#work.requestId)
+  }
+
+  get size(): number {
+    return 256 + (this.#work.requestId?.length ?? 0)
+  }
+
+  get messageId(): string {
+    return outcomeId(this.#work.delivery)
+  }
+
+  get replyTo(): string | undefined {
+    return this.#work.replyTo
+  }
+}
 
 /** How long ago the broker stored a message. Never negative, which clocks of two machines may make it. */
 export const secondsSince = ({ timestamp }: Delivery, nowMillis: number): number =>
