@@ -22,8 +22,11 @@ export const setAsideShare = 1 / 4
 /** Chunks of one lane that are being parked; what comes beyond that holds up the intake. */
 export const parkingAtOnce = 4
 
-/** How long a full lane may hold up the intake before it stalls: a busy shard catches up within it, a slow one does not. */
-export const laneFullWaitMillis = 250
+/**
+ * How long a full lane may hold up the intake before it stalls. Several workers at their limit, who wait for each other's
+ * locks, need some hundred milliseconds for a transaction, and to park what they hold would only be more work for all.
+ */
+export const laneFullWaitMillis = 1_000
 
 /** The broker delivers again after 30 s without a sign; every ten seconds we give one for what is still held. */
 export const keepAliveMillis = 10_000
