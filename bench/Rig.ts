@@ -58,7 +58,7 @@ const path = (file: string) => fileURLToPath(new URL(file, import.meta.url))
 const commands: Readonly<Record<System, ReadonlyArray<string>>> = {
   objectlog: [
     "--max-semi-space-size=16",
-    "--heap-growing-percent=100",
+    "--heap-growing-percent=80",
     "--max-old-space-size=512",
     path("../src/main.ts"),
     "worker",

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S node --max-semi-space-size=16 --heap-growing-percent=100 --max-old-space-size=512
+#!/usr/bin/env -S node --max-semi-space-size=16 --heap-growing-percent=80 --max-old-space-size=512
 /**
  * The program `objectlog`.
  *
