@@ -15,6 +15,9 @@
  * Why no deadlock is left: rows are first inserted in ascending order by a transaction that holds no lock on an older row,
  * then locked in ascending order; and whoever waits in the first step waits for a row that its owner inserted later than
  * all smaller ones.
+ *
+ * Where several workers append to the same objects, each would wait inside the statement that locks its rows, and then read
+ * every one of them again, which has changed. So they queue before it: see `gate`.
  */
 import { PgTypes } from "@effect/sql-pg"
 import type { PgClient } from "@effect/sql-pg/PgClient"
@@ -29,6 +32,15 @@ import { isConflict } from "./transient.ts"
 /** Most ids of object rows that one process remembers for a shard: some megabytes. */
 const knownMax = 65_536
 
+/**
+ * An advisory lock of the shard, taken before all rows by a batch that others will probably get in the way of. Any number
+ * that the migrations do not use.
+ */
+const gate = 7_306_085_897_111_914_344n
+
+/** Batches that queue after one that was mostly overtaken. */
+const queueingBatches = 16
+
 export type AppendEntries = (batch: ReadonlyArray<NewEntry>) => Effect.Effect<ReadonlyArray<Placed>, SqlError.SqlError>
 
 /**
@@ -41,11 +53,17 @@ export const makeAppendEntries = Effect.fnUntraced(function* (
   const inTransaction = yield* makeTransactions(connect)
   /** Objects whose rows were seen. */
   const known = new Set<bigint>()
+  /** So many batches still queue. */
+  let queueing = 0
   return Effect.fnUntraced(
     function* (batch: ReadonlyArray<NewEntry>) {
       if (batch.length === 0) return []
       const ids = sortedColumns(batch)
-      const placed = yield* inTransaction((transaction) => append(transaction, batch, ids, known))
+      const { overtaken, placed } = yield* inTransaction((transaction) =>
+        append(transaction, batch, ids, known, queueing > 0),
+      )
+      // Another worker had committed later entries of the same objects meanwhile.
+      queueing = overtaken > batch.length / 2 ? queueingBatches : Math.max(0, queueing - 1)
       if (known.size > knownMax) known.clear()
       for (const id of ids) known.add(id)
       return placed
@@ -68,10 +86,12 @@ const append = Effect.fnUntraced(function* (
   batch: ReadonlyArray<NewEntry>,
   ids: ReadonlyArray<bigint>,
   known: Set<bigint>,
+  queues: boolean,
 ) {
   const unknown = ids.filter((id) => !known.has(id))
-  const [, , heads] = yield* pipelined([
+  const [, , , heads] = yield* pipelined([
     begin,
+    queues ? sql`select pg_advisory_xact_lock(${gate})` : Effect.void,
     unknown.length === 0 ? Effect.void : ensureObjects(sql, unknown),
     lockObjects(sql, ids),
   ])
@@ -79,13 +99,13 @@ const append = Effect.fnUntraced(function* (
     known.clear()
     return yield* rowsGone
   }
-  const redelivered = batch.filter((entry) => mayExist(entry, heads.get(entry.id)!))
-  const byIdentity = redelivered.length === 0 ? none : yield* findByIdentity(sql, redelivered)
+  const overtaken = batch.filter((entry) => mayExist(entry, heads.get(entry.id)!))
+  const byIdentity = overtaken.length === 0 ? none : yield* findByIdentity(sql, overtaken)
   const named = batch.filter((entry) => entry.messageId !== undefined)
   const byMessageId = named.length === 0 ? none : yield* findByMessageId(sql, named)
   const plan = planAppend(batch, heads, byIdentity, byMessageId)
   yield* plan.inserts.length === 0 ? commit : pipelined([store(sql, plan), commit])
-  return plan.placed
+  return { placed: plan.placed, overtaken: overtaken.length }
 })
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -214,6 +214,7 @@ export class SimulatedPostgres {
     if (sql.startsWith("select id, entries, last_timestamp from objects where id = any($1)")) {
       return this.#lockObjects(transaction, parameters, sql.includes("for update"))
     }
+    if (sql === "select pg_advisory_xact_lock($1)") return this.#takeAdvisory(transaction)
     if (sql.includes("join log_entries using (object_id, timestamp, seq)")) {
       return this.#find(transaction, parameters, sql, (row) => `${row.objectId}/${row.timestamp}/${row.seq}`)
     }
@@ -241,6 +242,12 @@ export class SimulatedPostgres {
         throw new Refused("23505", "duplicate key value violates unique constraint objects_pkey")
       }
     }
+    return []
+  }
+
+  /** Held like the lock of a row, until the transaction ends. */
+  *#takeAdvisory(transaction: Transaction): Steps {
+    yield* this.#take(transaction, "row advisory")
     return []
   }
 
