@@ -36,7 +36,7 @@ const knownMax = 65_536
  * An advisory lock of the shard, taken before all rows by a batch that others will probably get in the way of. Any number
  * that the migrations do not use.
  */
-const gate = 7_306_085_897_111_914_344n
+export const gate = 7_306_085_897_111_914_344n
 
 /** Batches that queue after one that was mostly overtaken. */
 const queueingBatches = 16

@@ -1,6 +1,7 @@
 import { assert, layer } from "@effect/vitest"
 import { Cause, Effect, Exit, Fiber, Layer, Schedule } from "effect"
 import { placementOf } from "../../src/placement/guard.ts"
+import { gate } from "../../src/shard/appendEntries.ts"
 import { ShardPool } from "../../src/shard/ShardPool.ts"
 import { ShardPoolLive, type ShardSettings } from "../../src/shard/ShardPoolLive.ts"
 import { TestPostgres } from "../embedded/testServers.ts"
@@ -61,6 +62,26 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
         total += log.length
       }
       assert.strictEqual(total, seq)
+    }),
+  )
+
+  it.effect("queues for a while after it was overtaken, and not before", () =>
+    Effect.gen(function* () {
+      const { pool, shards } = yield* started
+      const sql = yield* clientOf(shards[0]!)
+      const id = freshId()
+      yield* sql`select pg_advisory_lock(${gate})`
+      yield* pool.append(0, [entry(id, 20)])
+      const [late] = yield* pool.append(0, [entry(id, 10)])
+      assert.strictEqual(late!.position, 2)
+      const queued = yield* Effect.forkChild(pool.append(0, [entry(id, 30)]))
+      yield* sql`select 1 from pg_locks where locktype = 'advisory' and not granted`.pipe(
+        Effect.repeat({ until: (rows) => rows.length > 0, schedule: Schedule.spaced("20 millis") }),
+        Effect.timeout("5 seconds"),
+      )
+      yield* sql`select pg_advisory_unlock(${gate})`
+      const [placed] = yield* Fiber.join(queued)
+      assert.strictEqual(placed!.position, 3)
     }),
   )
 
