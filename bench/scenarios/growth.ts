@@ -51,12 +51,15 @@ const appendBurst = Effect.fnUntraced(function* (ids: ReadonlyArray<number>) {
   return (yield* answered) - started
 })
 
-/** Median of the milliseconds that a page of 100 takes, over these objects in turn. */
-const firstPage = Effect.fnUntraced(function* (ids: ReadonlyArray<number>, order: "asc" | "desc") {
+/** Entries of a short log, and of the pages that are compared: the answers are of one size. */
+const shortLog = 10
+
+/** Median of the milliseconds that a page takes, over these objects in turn. */
+const firstPage = Effect.fnUntraced(function* (ids: ReadonlyArray<number>, order: "asc" | "desc", limit = shortLog) {
   const { connection } = yield* Rig
   const times: Array<number> = []
   for (let i = 0; i < pageReads; i++) {
-    const read = yield* readPages(connection, `{"id":${ids[i % ids.length]},"limit":100,"order":"${order}"}`)
+    const read = yield* readPages(connection, `{"id":${ids[i % ids.length]},"limit":${limit},"order":"${order}"}`)
     times.push(read.millis)
   }
   return median(times)
@@ -117,7 +120,7 @@ const longLog = 5_000_000
 
 const oneLongLog = (entries: number) =>
   Effect.gen(function* () {
-    yield* fill(0, 999, 10)
+    yield* fill(0, 999, shortLog)
     yield* fill(longLog, longLog, entries)
     const short = yield* neighbours(longLog, 0, 2 * (rounds + 1))
     yield* settle
@@ -125,15 +128,18 @@ const oneLongLog = (entries: number) =>
     const count = entries.toLocaleString("en-US")
     for (const order of ["asc", "desc"] as const) {
       yield* compare({
-        what: `${order === "asc" ? "first page" : "latest 100"} of a log of ${count} entries, beside one of 10`,
+        what: `${order === "asc" ? "first" : "latest"} ${shortLog} of a log of ${count} entries, beside one of ${shortLog}`,
         unit: "ms",
         scale: 1,
         small: (round) => firstPage([short[round]!], order),
         large: () => firstPage([longLog], order),
+        bar: 1.2,
       })
     }
+    const what = `latest 100 of a log of ${count} entries`
+    yield* add({ scenario, what, value: yield* firstPage([longLog], "desc", 100), unit: "ms" })
     yield* compare({
-      what: `append to a log of ${count} entries, beside one of 10`,
+      what: `append to a log of ${count} entries, beside one of ${shortLog}`,
       unit: "µs",
       scale: perAppend,
       small: (round) => appendBurst([short[rounds + 1 + round]!]),
