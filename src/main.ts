@@ -9,5 +9,10 @@ import { enableCompileCache } from "node:module"
 import { join } from "node:path"
 import { cacheFolder } from "./cacheFolder.ts"
 
+// While a service is loaded there is nothing to finish: a signal ends it as it would later.
+const end = () => process.exit(0)
+if (process.argv[2] === "start" || process.argv[2] === "worker") process.on("SIGINT", end).on("SIGTERM", end)
+
 enableCompileCache(join(cacheFolder(), "compiled"))
 await import("./cli/program.ts")
+process.off("SIGINT", end).off("SIGTERM", end)

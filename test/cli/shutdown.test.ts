@@ -1,6 +1,10 @@
 /** How long a process may take after a signal. The timers are the test's. */
 import { afterEach, assert, beforeEach, describe, it, vi } from "@effect/vitest"
+import { spawn } from "node:child_process"
+import { fileURLToPath } from "node:url"
 import { endInOwnTime, endInTime } from "../../src/cli/shutdown.ts"
+
+const main = fileURLToPath(new URL("../../src/main.ts", import.meta.url))
 
 describe("after a signal", () => {
   const exits: Array<unknown> = []
@@ -37,5 +41,30 @@ describe("after a signal", () => {
     handlers.get("SIGTERM")!("SIGTERM")
     vi.advanceTimersByTime(60_000)
     assert.deepStrictEqual(exits, [])
+  })
+})
+
+describe("a signal while the program is loaded", () => {
+  /** Sends it when Node comes to the program's own code. */
+  const preload = `import { registerHooks } from "node:module"
+    registerHooks({ load(url, context, next) {
+      if (url.endsWith("/cli/program.ts")) process.kill(process.pid, "SIGTERM")
+      return next(url, context)
+    } })`
+  const ended = (command: string) =>
+    new Promise((resolve) => {
+      const child = spawn(
+        process.execPath,
+        ["--import", `data:text/javascript,${encodeURIComponent(preload)}`, main, command],
+        {
+          stdio: "ignore",
+          env: { PATH: process.env["PATH"], NATS_URL: "nats://127.0.0.1:1", POSTGRES_IPS: "127.0.0.1:1" },
+        },
+      )
+      child.once("exit", (code, signal) => resolve(code ?? signal))
+    })
+
+  it("ends a service as it would later, and leaves a client command undone", async () => {
+    assert.deepStrictEqual(await Promise.all([ended("worker"), ended("append")]), [0, "SIGTERM"])
   })
 })
