@@ -208,7 +208,8 @@ export const mutations: ReadonlyArray<Mutation> = [
   statement("positions with gaps", "entries = changed.entries", "entries = changed.entries + 1"),
   shards("identity from the worker's clock", ownClock),
   statement("sorted by commit", /order by timestamp, seq$/, "order by position"),
-  statement("cursor off by one", "(timestamp, seq) > (", "(timestamp, seq) >= ("),
+  // Seed 2 has a read that never ends then; it is caught, but only after a minute.
+  { ...statement("cursor off by one", "(timestamp, seq) > (", "(timestamp, seq) >= ("), from: 3 },
   // Few runs append between the fetches of one read: one in some hundred of these.
   { ...statement("read without a snapshot", /and position <= \$\d+/, ""), kind: "large entries", from: 1_700 },
   shards("read from a stale state", staleCount),
