@@ -33,5 +33,5 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --start-interval=2s -
   CMD ["node", "-e", "require('node:http').get({ host: '127.0.0.1', port: process.env.METRICS_PORT || 2112, path: '/readyz', timeout: 4000 }, (answer) => process.exit(answer.statusCode === 200 ? 0 : 1)).on('timeout', () => process.exit(1)).on('error', () => process.exit(1))"]
 # No shell in between: the program is process 1, and SIGTERM reaches it.
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["node", "--max-semi-space-size=16", "--heap-growing-percent=80", "--max-old-space-size=512", "/app/src/main.ts"]
+ENTRYPOINT ["node", "--max-semi-space-size=16", "--heap-growing-percent=120", "--max-old-space-size=512", "/app/src/objectlog.js"]
 CMD ["worker"]

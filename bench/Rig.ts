@@ -58,9 +58,9 @@ const path = (file: string) => fileURLToPath(new URL(file, import.meta.url))
 const commands: Readonly<Record<System, ReadonlyArray<string>>> = {
   objectlog: [
     "--max-semi-space-size=16",
-    "--heap-growing-percent=80",
+    "--heap-growing-percent=120",
     "--max-old-space-size=512",
-    path("../src/main.ts"),
+    path("../src/objectlog.js"),
     "worker",
   ],
   A: [path("floors/bareLoop.ts")],

@@ -1,7 +1,7 @@
 /** Finds nats-server: `NATS_SERVER`, the PATH, or Debian's package unpacked into a cache, without touching the system. */
 import { Effect, FileSystem, Path, Schema } from "effect"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
-import { cacheFolder } from "../cacheFolder.ts"
+import { cacheFolder } from "../cacheFolder.js"
 
 export class NatsServerMissing extends Schema.TaggedError<NatsServerMissing>()("NatsServerMissing", {
   problem: Schema.String,

@@ -63,8 +63,8 @@ export const readHandBacks = 3
 export const readsAtOnce = 256
 
 /** Entries and bytes of log text fetched by one statement of a read: a few pages, and the memory a read costs. */
-export const fetchEntriesMax = 4_000
-export const fetchBytesMax = 1024 * 1024
+export const fetchEntriesMax = 2_000
+export const fetchBytesMax = 512 * 1024
 
 /** Refused messages that wait for their dead letter, and how many are written at the same time. */
 export const refusalsWaiting = 1_000

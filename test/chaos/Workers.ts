@@ -24,7 +24,7 @@ export interface Worker {
   readonly end: (signal: NodeJS.Signals, withinMillis: number) => Effect.Effect<number | NodeJS.Signals | "too slow">
 }
 
-const program = fileURLToPath(new URL("../../src/main.ts", import.meta.url))
+const program = fileURLToPath(new URL("../../src/objectlog.js", import.meta.url))
 
 const exited = (child: ChildProcess): Effect.Effect<void> =>
   Effect.callback((resume) => {
@@ -70,7 +70,7 @@ const makeWorker = Effect.fnUntraced(function* (
     // In a session of its own, so that Ctrl-C does not end it before the run is over.
     const child = spawn(
       process.execPath,
-      ["--max-semi-space-size=16", "--heap-growing-percent=80", "--max-old-space-size=512", program, "worker"],
+      ["--max-semi-space-size=16", "--heap-growing-percent=120", "--max-old-space-size=512", program, "worker"],
       {
         env,
         stdio: ["ignore", log, log],

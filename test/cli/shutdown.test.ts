@@ -4,7 +4,7 @@ import { spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import { endInOwnTime, endInTime } from "../../src/cli/shutdown.ts"
 
-const main = fileURLToPath(new URL("../../src/main.ts", import.meta.url))
+const main = fileURLToPath(new URL("../../src/objectlog.js", import.meta.url))
 
 describe("after a signal", () => {
   const exits: Array<unknown> = []
@@ -48,7 +48,7 @@ describe("a signal while the program is loaded", () => {
   /** Sends it when Node comes to the program's own code. */
   const preload = `import { registerHooks } from "node:module"
     registerHooks({ load(url, context, next) {
-      if (url.endsWith("/cli/program.ts")) process.kill(process.pid, "SIGTERM")
+      if (url.endsWith("/src/main.ts")) process.kill(process.pid, "SIGTERM")
       return next(url, context)
     } })`
   const ended = (command: string) =>

@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url"
 import { freePort } from "../../src/embedded/freePort.ts"
 import { basePort, temporary } from "./testServers.ts"
 
-const main = fileURLToPath(new URL("../../src/main.ts", import.meta.url))
+const main = fileURLToPath(new URL("../../src/objectlog.js", import.meta.url))
 const metricsBase = basePort + 30
 
 const until = (what: string, condition: () => boolean, millis = 10_000) =>

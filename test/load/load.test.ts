@@ -14,7 +14,7 @@ import { TestNats, TestPostgres } from "../embedded/testServers.ts"
 import { inherited, startWorker, startWorkerProcess, within } from "../service/service.ts"
 
 const servers = Layer.mergeAll(TestNats.layer, TestPostgres.layer(1))
-const program = fileURLToPath(new URL("../../src/main.ts", import.meta.url))
+const program = fileURLToPath(new URL("../../src/objectlog.js", import.meta.url))
 
 let runs = 0
 

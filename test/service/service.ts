@@ -155,7 +155,7 @@ export const inherited = Object.fromEntries(
   ),
 )
 
-const program = fileURLToPath(new URL("../../src/main.ts", import.meta.url))
+const program = fileURLToPath(new URL("../../src/objectlog.js", import.meta.url))
 
 /** The environment of a worker on the servers of the test. */
 const workerEnvironment = Effect.gen(function* () {
