@@ -72,7 +72,7 @@ const make = Effect.fnUntraced(function* (options: NatsServerOptions) {
       logFile: path.join(dataDir, "nats-server.log"),
       account: undefined,
       stopSignal: "SIGTERM",
-      ready: answers(url, name),
+      ready: () => answers(url, name),
     })
     return NatsServer.of({
       url,

@@ -182,10 +182,10 @@ const accepts = (port: number): Effect.Effect<boolean> =>
     socket.once("error", () => end(false))
   })
 
-/** The last line of postmaster.pid says what state the server is in. */
-const isReady = (pidFile: string) =>
+/** postmaster.pid says in its first line which process it is of, and in its last what state that is in. */
+const isReady = (pidFile: string, pid: number) =>
   Effect.flatMap(FileSystem.FileSystem, (fs) => fs.readFileString(pidFile)).pipe(
-    Effect.map((text) => text.trimEnd().endsWith("ready")),
+    Effect.map((text) => text.startsWith(`${pid}\n`) && text.trimEnd().endsWith("ready")),
     Effect.catch(() => Effect.succeed(false)),
   )
 
@@ -233,10 +233,11 @@ const startShard = Effect.fnUntraced(function* (name: string, data: string, port
     logFile: path.join(dataDir, `${name}.log`),
     account,
     stopSignal: "SIGINT",
-    // In this order: when the port is open, the file is no longer that of an earlier, crashed run.
-    ready: Effect.flatMap(accepts(port), (open) =>
-      open ? Effect.provideContext(isReady(pidFile), files) : Effect.succeed(false),
-    ),
+    // Of an earlier run that crashed both may still be there for a moment: the file, and the port in the hands of a child.
+    ready: (pid) =>
+      Effect.flatMap(accepts(port), (open) =>
+        open ? Effect.provideContext(isReady(pidFile, pid), files) : Effect.succeed(false),
+      ),
   })
   const shard: EmbeddedShard = {
     name,

@@ -32,8 +32,8 @@ export interface ServerSpec {
   readonly account: Account | undefined
   /** The signal of an orderly, quick stop. */
   readonly stopSignal: "SIGINT" | "SIGTERM"
-  /** Is it ready to serve? Asked again and again. */
-  readonly ready: Effect.Effect<boolean>
+  /** Is the process with this pid ready to serve? Asked again and again. */
+  readonly ready: (pid: number) => Effect.Effect<boolean>
 }
 
 /** How long a server may take to become ready, and to stop before it is killed. */
@@ -96,7 +96,7 @@ export const startServer = Effect.fnUntraced(function* (
 
   const awaitReady = (current: ChildProcess, problem: () => Error | undefined) =>
     Effect.gen(function* () {
-      while (!(yield* spec.ready)) {
+      while (!(yield* spec.ready(current.pid ?? -1))) {
         const error = problem()
         if (error !== undefined) return yield* new ServerFailed({ server: spec.name, problem: error.message })
         if (current.exitCode !== null || current.signalCode !== null) {

@@ -62,7 +62,7 @@ export const readHandBacks = 3
 /** Reads under way in one worker. */
 export const readsAtOnce = 256
 
-/** Entries and bytes of log text fetched by one statement of a read: a few pages, and the memory a read costs. */
+/** Entries and bytes of log text fetched by one statement of a read: half a page, and the memory a read costs. */
 export const fetchEntriesMax = 2_000
 export const fetchBytesMax = 512 * 1024
 

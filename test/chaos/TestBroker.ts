@@ -90,7 +90,7 @@ const cluster = Effect.gen(function* () {
       logFile,
       account: undefined,
       stopSignal: "SIGTERM",
-      ready: answers(port),
+      ready: () => answers(port),
     })
     const start = Effect.andThen(control.stop("SIGKILL"), control.start)
     return { name, port, logFile, control: { ...control, start } }
