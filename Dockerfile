@@ -25,7 +25,7 @@ WORKDIR /app
 COPY --from=dependencies /app/node_modules node_modules
 COPY package.json LICENSE ./
 COPY src src
-# By number, so that an orchestrator can see that it is not root. The program writes no file.
+# By number, so that an orchestrator can see that it is not root. The program needs to write no file.
 USER 1000:1000
 EXPOSE 2112
 # Read by the commands that serve; a compose file switches it off where `append`, `query` or `load` runs.

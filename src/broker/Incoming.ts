@@ -122,7 +122,7 @@ class Pieces implements Parser {
 /** Bytes that are not UTF-8 are copied, so that they don't keep the whole piece. */
 const textOrBytes = (bytes: Buffer, from: number, to: number): string | Uint8Array => {
   const text = bytes.toString("utf8", from, to)
-  return !text.includes("\ufffd") || isUtf8(bytes.subarray(from, to)) ? text : Uint8Array.from(bytes.subarray(from, to))
+  return !text.includes("\ufffd") || isUtf8(bytes.subarray(from, to)) ? text : Buffer.from(bytes.subarray(from, to))
 }
 
 export class Incoming {
