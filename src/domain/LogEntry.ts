@@ -47,11 +47,16 @@ export const fromMillis = (millis: number): bigint => {
 export const compareStamps = (a: Stamp, b: Stamp): number =>
   a.timestamp < b.timestamp ? -1 : a.timestamp > b.timestamp ? 1 : a.seq - b.seq
 
+/** The PostgreSQL client takes a U+FEFF at the beginning for a byte order mark, where there is a U+FFFD as well. */
+const losesItsBeginning = (log: string): boolean => log.charCodeAt(0) === 0xfeff && log.includes("\ufffd")
+
 /**
  * PostgreSQL text cannot hold U+0000 and UTF-8 cannot hold a lone surrogate. Such a log is stored as its JSON escape,
  * which is plain ASCII where it matters, and marked.
  */
 export const toStored = (log: string): { readonly log: string; readonly escaped: boolean } =>
-  log.includes("\u0000") || !log.isWellFormed() ? { log: JSON.stringify(log), escaped: true } : { log, escaped: false }
+  log.includes("\u0000") || !log.isWellFormed() || losesItsBeginning(log)
+    ? { log: JSON.stringify(log), escaped: true }
+    : { log, escaped: false }
 
 export const fromStored = (log: string, escaped: boolean): string => (escaped ? (JSON.parse(log) as string) : log)

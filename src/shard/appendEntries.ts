@@ -161,16 +161,20 @@ const findByMessageId = (
   entries: ReadonlyArray<NewEntry>,
 ): Effect.Effect<ReadonlyMap<string, Existing>, SqlError.SqlError> =>
   Effect.map(
-    sql<StoredPlace & { message_id: string }>`
-      select object_id, timestamp, seq, position, message_id
+    // By number: the id itself may come back without its beginning, see `toStored`.
+    sql<StoredPlace & { number: bigint }>`
+      select number, object_id, timestamp, seq, position
       from unnest(
         ${int8s(entries.map((entry) => toColumn(entry.id)))},
         ${texts(entries.map((entry) => entry.messageId!))}
-      ) as wanted (object_id, message_id)
+      ) with ordinality as wanted (object_id, message_id, number)
       join log_entries using (object_id, message_id)`,
     (rows) => {
       const found = new Map<string, Existing>()
-      for (const row of rows) found.set(messageKey(fromColumn(row.object_id), row.message_id), toExisting(row))
+      for (const row of rows) {
+        const { id, messageId } = entries[Number(row.number) - 1]!
+        found.set(messageKey(id, messageId!), toExisting(row))
+      }
       return found
     },
   )

@@ -18,11 +18,21 @@ const stamp = Arbitrary.map(
 describe("stored form", () => {
   it.effect("escapes only what PostgreSQL can't hold", () =>
     Effect.sync(() => {
-      for (const log of ["", "plain", 'a "b" \\u0000', "\u0001\u001f\n", "\ufeff", "\uffff", "\ud83d\ude00"]) {
+      for (const log of [
+        "",
+        "plain",
+        'a "b" \\u0000',
+        "\u0001\u001f\n",
+        "\ufeff",
+        "a\ufeff\ufffd",
+        "\uffff",
+        "\ud83d\ude00",
+      ]) {
         assert.deepStrictEqual(toStored(log), { log, escaped: false })
       }
       assert.deepStrictEqual(toStored("a\u0000b"), { log: '"a\\u0000b"', escaped: true })
       assert.deepStrictEqual(toStored("\ud800"), { log: '"\\ud800"', escaped: true })
+      assert.deepStrictEqual(toStored("\ufeffa\ufffd"), { log: '"\ufeffa\ufffd"', escaped: true })
       assert.deepStrictEqual(toStored("\udc00\ud800"), { log: '"\\udc00\\ud800"', escaped: true })
       assert.deepStrictEqual(toStored("é\ud83d\ude00\u0000"), { log: '"é\ud83d\ude00\\u0000"', escaped: true })
     }),

@@ -121,6 +121,20 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
       }),
     )
 
+    it.effect("knows a message id again, whatever characters it has", () =>
+      Effect.gen(function* () {
+        const pool = yield* ShardPool
+        const objectId = freshId()
+        for (const [index, messageId] of ["\ufeffm\ufffd", "m\ufffd", "\ufeffm", "m", "é\u2028"].entries()) {
+          const first = entry(objectId, 2 * index + 1, { messageId })
+          const [placed] = yield* pool.append(0, [first])
+          assert.strictEqual(placed!.position, index + 1)
+          const again = entry(objectId, 2 * index + 2, { messageId })
+          assert.deepStrictEqual(yield* pool.append(0, [again]), [{ ...placed!, duplicate: true }])
+        }
+      }),
+    )
+
     it.effect("adds one entry for a message id of an object, for ever", () =>
       Effect.gen(function* () {
         const { append } = yield* ShardPool
@@ -180,6 +194,8 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
         const logs = [
           "",
           "\u0000",
+          "\ufeffa",
+          "\ufeffa\ufffd",
           'a\u0000b\\u0000"',
           "\ud800",
           "x\udc00\ud800y",

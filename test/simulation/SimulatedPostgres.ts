@@ -271,14 +271,17 @@ export class SimulatedPostgres {
     keyOf: (row: EntryRow) => string,
   ): Steps {
     const columns = parameters.map((parameter) => list(parameter))
-    const wanted = new Set(columns[0]!.map((_, at) => columns.map((column) => String(column[at])).join("/")))
+    const wanted = new Map(
+      columns[0]!.map((_, at) => [columns.map((column) => String(column[at])).join("/"), BigInt(at + 1)]),
+    )
     const found: Array<Row> = []
     if (sql.endsWith("where false")) return found
     for (const objectId of new Set(int8s(parameters[0]))) {
       for (const row of this.#entriesOf(transaction, objectId)) {
-        if (!wanted.has(keyOf(row))) continue
-        const { messageId, position, seq, timestamp } = row
-        found.push({ object_id: objectId, timestamp, seq, position, message_id: messageId })
+        const number = wanted.get(keyOf(row))
+        if (number === undefined) continue
+        const { position, seq, timestamp } = row
+        found.push({ number, object_id: objectId, timestamp, seq, position })
       }
     }
     return found
