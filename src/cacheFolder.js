@@ -1,18 +1,18 @@
 import { homedir } from "node:os"
 import { join } from "node:path"
 
-/** A user who is only a number has no home. @returns {string} */
-const home = () => {
+/**
+ * Where this program keeps what it can make again, below the user's own folder: nobody else can put something there. A user
+ * who is only a number may have none.
+ *
+ * @returns {string | undefined}
+ */
+export const cacheFolder = () => {
+  const given = process.env["XDG_CACHE_HOME"]
+  if (given) return join(given, "objectlog")
   try {
-    return homedir()
+    return join(homedir(), ".cache", "objectlog")
   } catch {
-    return process.cwd()
+    return undefined
   }
 }
-
-/**
- * Where this program keeps what it can make again, below the user's own folder: nobody else can put something there.
- *
- * @returns {string}
- */
-export const cacheFolder = () => join(process.env["XDG_CACHE_HOME"] || join(home(), ".cache"), "objectlog")

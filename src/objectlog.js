@@ -13,6 +13,7 @@ import { cacheFolder } from "./cacheFolder.js"
 const end = () => process.exit(0)
 if (process.argv[2] === "start" || process.argv[2] === "worker") process.on("SIGINT", end).on("SIGTERM", end)
 
-enableCompileCache(join(cacheFolder(), "compiled"))
+const cache = cacheFolder()
+if (cache !== undefined) enableCompileCache(join(cache, "compiled"))
 await import("./main.ts")
 process.off("SIGINT", end).off("SIGTERM", end)

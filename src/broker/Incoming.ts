@@ -22,7 +22,7 @@ interface Protocol {
   parser: Parser
 }
 
-const [space, upperM, upperH] = [0x20, 0x4d, 0x48]
+const space = 0x20
 const lineEnd = "\r\n"
 
 /** The last space before `at`. By hand, since `lastIndexOf` is slow. */
@@ -42,7 +42,7 @@ export const numberIn = (text: string, from: number, to: number): number => {
 class Pieces implements Parser {
   readonly #library: Parser
   readonly #receivers: ReadonlyMap<number, Receive>
-  /** The beginning of an operation whose end has not come yet, and how many bytes it needs at least. */
+  /** The beginning of an operation whose end has not come yet; how long it is where that is known, otherwise 0. */
   #begun: Buffer | undefined
   #filled = 0
   #needed = 0
@@ -53,23 +53,22 @@ class Pieces implements Parser {
   }
 
   parse(piece: Uint8Array): void {
-    const bytes = this.#whole(piece)
-    if (bytes !== undefined) this.#read(bytes)
-  }
-
-  /** A piece with what was left of the one before; `undefined` while a long message is not complete. */
-  #whole(piece: Uint8Array): Buffer | undefined {
-    const next = Buffer.from(piece.buffer, piece.byteOffset, piece.byteLength)
+    let next = Buffer.from(piece.buffer, piece.byteOffset, piece.byteLength)
     const begun = this.#begun
-    if (begun === undefined) return next
-    const filled = this.#filled
-    this.#filled += next.length
-    if (this.#filled < this.#needed) {
-      begun.set(next, filled)
-      return undefined
+    if (begun !== undefined && this.#needed > 0) {
+      // By itself, and not with what follows: whoever keeps a small message would keep the long one before it.
+      const part = next.subarray(0, this.#needed - this.#filled)
+      begun.set(part, this.#filled)
+      this.#filled += part.length
+      if (this.#filled < this.#needed) return
+      this.#begun = undefined
+      this.#read(begun)
+      next = next.subarray(part.length)
+    } else if (begun !== undefined) {
+      this.#begun = undefined
+      next = Buffer.concat([begun, next])
     }
-    this.#begun = undefined
-    return Buffer.concat([begun.subarray(0, filled), next])
+    this.#read(next)
   }
 
   #read(bytes: Buffer): void {
@@ -79,8 +78,8 @@ class Pieces implements Parser {
     while (at < bytes.length) {
       const end = text.indexOf(lineEnd, at)
       if (end < 0) return this.#keep(bytes, at, 0)
-      const first = text.charCodeAt(at)
-      if (first !== upperM && first !== upperH) {
+      const hasHeaders = text.startsWith("HMSG ", at)
+      if (!hasHeaders && !text.startsWith("MSG ", at)) {
         this.#library.parse(bytes.subarray(at, end + 2))
         at = end + 2
         continue
@@ -90,7 +89,6 @@ class Pieces implements Parser {
       const start = end + 2
       const after = start + numberIn(text, lastSpace + 1, end)
       if (after + 2 > bytes.length) return this.#keep(bytes, at, after + 2 - at)
-      const hasHeaders = first === upperH
       const subject = at + (hasHeaders ? 5 : 4)
       const subjectEnd = text.indexOf(" ", subject)
       const sidEnd = text.indexOf(" ", subjectEnd + 1)
@@ -101,8 +99,8 @@ class Pieces implements Parser {
         const replyEnd = hasHeaders ? spaceBefore(text, lastSpace) : lastSpace
         const from = hasHeaders ? start + numberIn(text, replyEnd + 1, lastSpace) : start
         receive(
-          text.slice(subject, subjectEnd),
-          text.slice(sidEnd + 1, replyEnd),
+          ascii ? text.slice(subject, subjectEnd) : bytes.toString("utf8", subject, subjectEnd),
+          ascii ? text.slice(sidEnd + 1, replyEnd) : bytes.toString("utf8", sidEnd + 1, replyEnd),
           text.slice(start, from),
           ascii ? text.slice(from, after) : textOrBytes(bytes, from, after),
         )
@@ -114,7 +112,7 @@ class Pieces implements Parser {
   #keep(bytes: Buffer, from: number, needed: number): void {
     this.#filled = bytes.length - from
     this.#needed = needed
-    this.#begun = Buffer.allocUnsafe(Math.max(needed, this.#filled))
+    this.#begun = Buffer.allocUnsafe(needed || this.#filled)
     bytes.copy(this.#begun, 0, from)
   }
 }

@@ -33,7 +33,7 @@ export interface NatsSettings extends Topics {
 }
 
 /** Messages asked for at a time: what two lanes take while more is on its way, and some large reads. */
-const appendsPull = 2_000
+const appendsPull = 3_000
 const queriesPull = 64
 
 /** Between two attempts to make missing streams again after a publish that failed. */

@@ -42,6 +42,10 @@ const pauseMillis = 100
 /** Messages that wait for their acknowledgements. */
 interface Slice {
   unanswered: number
+  /** The stream that answers first; another one, of a domain beside ours, may take the same subject. */
+  stream: string | undefined
+  /** Answers so far. In a cluster a new leader may confirm once more what the one before has confirmed. */
+  readonly confirmed: Set<string>
   /** What the broker said of a message that it did not store. */
   failure: string | undefined
   readonly done: () => void
@@ -64,6 +68,16 @@ const failed = (reason: string) => new BrokerUnavailable({ operation: "publish",
 const send = (outgoing: Outgoing, { copy, headers, payload, subject }: Message, reply: string): void => {
   if (copy !== undefined) outgoing.publish(copy.subject, undefined, copy.headers, payload)
   outgoing.publish(subject, reply, headers, payload)
+}
+
+/** Whether a confirmation is one of a message that had none: `{"stream":"…", "seq":7}`, perhaps with `,"duplicate": true`. */
+const isNews = (slice: Slice, answer: string): boolean => {
+  const stream = answer.slice(0, answer.indexOf('"seq"'))
+  if (stream !== (slice.stream ??= stream)) return false
+  // Two messages with one id are confirmed as one, the second as a duplicate.
+  if (answer.includes('"duplicate"')) return true
+  const before = slice.confirmed.size
+  return slice.confirmed.add(answer).size > before
 }
 
 /** Where the slice ends that begins at `start`, and its permits. */
@@ -102,6 +116,7 @@ export const makePublisher = Effect.fnUntraced(function* (
     const answer = String(payload)
     // `{"error":…` refuses; without a stream there is an empty message with status 503.
     if (!answer.startsWith('{"stream":')) slice.failure = answer || "no stream takes that subject"
+    else if (!isNews(slice, answer)) return
     if (--slice.unanswered === 0) slice.done()
   })
   // The client drops what it could not send before a reconnect; no acknowledgement comes for that.
@@ -131,6 +146,8 @@ export const makePublisher = Effect.fnUntraced(function* (
       }
       const slice: Slice = {
         unanswered: all.length,
+        stream: undefined,
+        confirmed: new Set(),
         failure: undefined,
         done: () => {
           finish()

@@ -74,6 +74,9 @@ export const findNatsServer = Effect.gen(function* () {
     if (folder !== "" && (yield* Effect.orElseSucceed(fs.exists(program), () => false))) return program
   }
   const cache = cacheFolder()
+  if (cache === undefined) {
+    return yield* new NatsServerMissing({ problem: "it is not on this machine, and there is no home folder for it" })
+  }
   const cached = path.join(cache, "nats-server")
   if (yield* fs.exists(cached)) return cached
   const unpacked = yield* fromDebian(cache).pipe(

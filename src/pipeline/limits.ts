@@ -2,7 +2,7 @@
 import { Schedule } from "effect"
 
 /** Most entries in one append transaction. A larger batch buys little and delays its first event. */
-export const batchEntriesMax = 1_000
+export const batchEntriesMax = 2_000
 
 /** Most log text in one append transaction, in UTF-16 code units: what a transaction may cost in memory on both sides. */
 export const batchCharactersMax = 4 * 1024 * 1024

@@ -68,6 +68,8 @@ export const makeAppendEntries = Effect.fnUntraced(function* (
       for (const id of ids) known.add(id)
       return placed
     },
+    // Whoever holds the gate may be frozen: others must not be held up by that for long.
+    Effect.tapError(() => Effect.sync(() => (queueing = 0))),
     Effect.retry({
       while: (error) => error === rowsGone || isConflict(error),
       schedule: Schedule.jittered(Schedule.exponential("5 millis")),

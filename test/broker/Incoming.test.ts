@@ -47,16 +47,20 @@ const read = (pieces: ReadonlyArray<Uint8Array>, withIncoming: boolean): Readonl
         seen.push({
           kind: Kind.MSG,
           sid,
-          subject,
-          reply,
+          subject: latin1(Buffer.from(subject)),
+          reply: latin1(Buffer.from(reply)),
           headers: block,
           payload: latin1(typeof payload === "string" ? Buffer.from(payload) : payload),
         })
       })
     }
   }
-  // The library may not keep what it is given: the socket's buffer is used again.
-  for (const piece of pieces) protocol.parser.parse(Uint8Array.from(piece))
+  for (const piece of pieces) {
+    const bytes = Uint8Array.from(piece)
+    protocol.parser.parse(bytes)
+    // Nobody may keep a view of it.
+    bytes.fill(0)
+  }
   return seen
 }
 
@@ -79,7 +83,7 @@ const operation: Arbitrary.Arbitrary<Buffer> = Arbitrary.map(
     const size = payload.length + (block?.length ?? 0)
     return Buffer.concat([
       block === undefined
-        ? Buffer.from(`MSG logs.${sid} ${sid}${reply} ${size}\r\n`)
+        ? Buffer.from(`MSG logs.${shape === 0 ? "ä" : "a"}.${sid} ${sid}${reply} ${size}\r\n`)
         : Buffer.from(`HMSG logs ${sid}${reply} ${block.length} ${size}\r\n`),
       block ?? Buffer.alloc(0),
       payload,
