@@ -11,9 +11,9 @@ import { connect, createInbox, type Msg, type MsgHdrs } from "@nats-io/transport
 import { pull } from "./pull.ts"
 import { connectShards } from "./shards.ts"
 
-/** What gave the highest rate of 250, 500, 1,000 and 2,000. */
-const batchMax = 1_000
-const window = 4_000
+/** As large as those of the service, which gives the highest rate of 250, 500, 1,000 and 2,000. */
+const batchMax = 2_000
+const window = 8_000
 
 interface Request {
   readonly message: Msg

@@ -1,7 +1,7 @@
 /** Every bound of the pipelines, with its unit and its reason. */
 import { Schedule } from "effect"
 
-/** Most entries in one append transaction. A larger batch buys little and delays its first event. */
+/** Most entries in one append transaction. A larger batch is faster still, but costs memory, and delays its first event. */
 export const batchEntriesMax = 2_000
 
 /** Most log text in one append transaction, in UTF-16 code units: what a transaction may cost in memory on both sides. */
