@@ -18,6 +18,11 @@ export interface NewEntry extends Stamp {
   readonly log: string
   /** The publisher's `Nats-Msg-Id`: idempotency key within the object, for ever. */
   readonly messageId: string | undefined
+  /**
+   * It was delivered before, so it may be stored already. If this is false and it is stored nevertheless, since the broker
+   * has lost count, it is found out all the same, but later and at a higher price.
+   */
+  readonly redelivered: boolean
 }
 
 /** A stored entry. `position` counts 1, 2, 3 … within its object, in the order of commit. */

@@ -19,15 +19,16 @@ import type { Offered, Work } from "./Waiting.ts"
 import type { WorkerOptions } from "./Worker.ts"
 
 /** Decodes a delivery with its headers; the refusal where it can't be served. */
-const decode = (delivery: Delivery, bounds: Limits): Result.Result<Work, Refusal> => {
+const decode = (source: Lane.Source, delivery: Delivery, bounds: Limits): Result.Result<Work, Refusal> => {
   const decoded = decodeAppend(delivery.text, bounds)
   if (Result.isFailure(decoded)) return Result.fail(decoded.failure)
   const { id, log, replyTo, requestId } = decoded.success
   const messageId = delivery.header("Nats-Msg-Id") || undefined
   const problem = messageId === undefined ? undefined : messageIdProblem(messageId)
   if (problem !== undefined) return Result.fail({ id, replyTo, requestId, code: "invalid_message", message: problem })
-  const { seq, timestamp } = delivery
-  return Result.succeed({ delivery, entry: { id, timestamp, seq, log, messageId }, requestId, replyTo })
+  const { deliveryCount, seq, timestamp } = delivery
+  const redelivered = deliveryCount > 1 || source === "setAside"
+  return Result.succeed({ delivery, entry: { id, timestamp, seq, log, messageId, redelivered }, requestId, replyTo })
 }
 
 /** Runs until interrupted; then stops the intake, finishes or hands back what it holds, within `drainMillis`. */
@@ -76,7 +77,7 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
           for (const delivery of deliveries) {
             if (delivery.deliveryCount > 1) redelivered++
             tracing.receive(delivery)
-            const work = decode(delivery, bounds)
+            const work = decode(source, delivery, bounds)
             if (Result.isSuccess(work)) routed[ring.shardOf(work.success.entry.id)]!.push(work.success)
             else refusals.push([delivery, work.failure])
           }

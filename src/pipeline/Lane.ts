@@ -3,8 +3,8 @@
  * them.
  *
  * A lane takes whatever waits when its last transaction has ended, so one message alone is not delayed and a flood makes
- * large batches. Commit, then event, then ack: transactions of a lane run one after the other, while the events of the
- * last few batches are being confirmed by the broker.
+ * large batches. Commit, then event, then ack: transactions of a lane run one after the other, each while the events of the
+ * one before are being confirmed by the broker.
  *
  * States. *up*: batches commit. *stalled*: it made no room for `laneFullWaitMillis`; what arrives beyond its bounds is
  * parked at once, until it has caught up. *down*: the last attempt failed for a transient reason and is being repeated,
@@ -69,7 +69,7 @@ export const make = Effect.fnUntraced(function* (
   const parking = yield* Parking.make(shard)
   const lossCheck = yield* LossCheck.make(index, shard)
   const waiting: Record<Source, Waiting> = {
-    intake: new Waiting(limits.laneEntriesMax, limits.laneCharactersMax),
+    intake: new Waiting(limits.batchEntriesMax, limits.laneCharactersMax),
     setAside: new Waiting(limits.batchEntriesMax, limits.laneCharactersMax),
   }
   let closing = false
@@ -80,7 +80,8 @@ export const make = Effect.fnUntraced(function* (
   const idle = Latch.makeUnsafe(true)
   const up = Latch.makeUnsafe(true)
   const down = Latch.makeUnsafe(false)
-  const publishing = Semaphore.makeUnsafe(limits.lanePublishing)
+  /** More than one batch at a time brings nothing: the events of the next would only wait in the connection. */
+  const publishing = Semaphore.makeUnsafe(1)
 
   const batchEntries = metrics.observer("append_batch_entries", { shard })
   const transactionSeconds = metrics.observer("append_transaction_seconds", { shard })
@@ -143,7 +144,7 @@ export const make = Effect.fnUntraced(function* (
    * share, so that the backlog of an outage shrinks while fresh appends keep their place.
    */
   const take = (): ReadonlyArray<Work> => {
-    let entries = limits.batchEntriesMax
+    let entries = waiting.intake.entriesMax
     let characters = limits.batchCharactersMax
     const some = (source: Source, share: number): ReadonlyArray<Work> => {
       const works = waiting[source].take(entries * share, characters * share)
@@ -177,6 +178,7 @@ export const make = Effect.fnUntraced(function* (
       ([took, placed]) => {
         transactionSeconds(Duration.toSeconds(took))
         batchEntries(works.length)
+        waiting.intake.entriesMax = limits.batchEntries(Duration.toMillis(took))
         lossCheck.committed(works.at(-1)!.entry.id, placed.at(-1)!)
         return placed
       },
@@ -193,6 +195,7 @@ export const make = Effect.fnUntraced(function* (
           up.closeUnsafe()
           down.openUnsafe()
           flow.stall(shard)
+          waiting.intake.entriesMax = limits.batchEntriesMax
         }),
       ),
       (attempt) => tracing.batch(shard, works, attempt),

@@ -17,7 +17,7 @@ export interface Offered {
 }
 
 export class Waiting {
-  readonly #entriesMax: number
+  #entriesMax: number
   readonly #charactersMax: number
   #works: Array<Work> = []
   #characters = 0
@@ -39,6 +39,16 @@ export class Waiting {
 
   get #isFull(): boolean {
     return this.#works.length >= this.#entriesMax || this.#characters >= this.#charactersMax
+  }
+
+  get entriesMax(): number {
+    return this.#entriesMax
+  }
+
+  /** More room, or less; what is there stays. */
+  set entriesMax(entriesMax: number) {
+    this.#entriesMax = entriesMax
+    if (!this.#isFull) this.space.openUnsafe()
   }
 
   /** Takes in what there is room for; whether that was all. */

@@ -1,20 +1,21 @@
 /** Every bound of the pipelines, with its unit and its reason. */
 import { Schedule } from "effect"
 
-/** Most entries in one append transaction. A larger batch is faster still, but costs memory, and delays its first event. */
+/**
+ * Most entries in one append transaction, and how many wait in a lane, so that the next batch is there when one ends. Larger
+ * batches are faster still, but cost memory, and delay their first event.
+ */
 export const batchEntriesMax = 2_000
+
+/** The same after a transaction of so many milliseconds. A long one waits for other workers or for the disk anyway. */
+export const batchEntries = (transactionMillis: number): number =>
+  transactionMillis > 100 ? 2 * batchEntriesMax : batchEntriesMax
 
 /** Most log text in one append transaction, in UTF-16 code units: what a transaction may cost in memory on both sides. */
 export const batchCharactersMax = 4 * 1024 * 1024
 
-/** Most appends that wait in a lane: a batch, so that the next is there when one ends. More would only grow old here. */
-export const laneEntriesMax = batchEntriesMax
-
 /** Most log text that waits in a lane, in UTF-16 code units. */
 export const laneCharactersMax = 16 * 1024 * 1024
-
-/** Batches of one lane that are committed and wait for the broker to confirm their events. */
-export const lanePublishing = 2
 
 /** What was set aside fills this part of a batch where fresh appends wait too. */
 export const setAsideShare = 1 / 4

@@ -11,6 +11,9 @@
  *   its snapshot is older than its locks, so it does not see what the transaction that it waited for has committed.
  * - Locking first and inserting only the missing rows: that inserts while locks are held, and deadlocks.
  * - `insert into log_entries … on conflict do nothing` in place of the look-up: positions would get gaps.
+ * - A look-up of all that is older than the newest entry of its object. Where several workers append to the same objects,
+ *   that is most of it, though an entry that is delivered for the first time is stored already only if the broker has lost
+ *   count. Those are inserted without it; if a unique key refuses that, the batch is repeated with all of them looked up.
  *
  * Why no deadlock is left: rows are first inserted in ascending order by a transaction that holds no lock on an older row,
  * then locked in ascending order; and whoever waits in the first step waits for a row that its owner inserted later than
@@ -27,7 +30,7 @@ import { type NewEntry, type Placed, toStored } from "../domain/LogEntry.ts"
 import { fromColumn, type ObjectId, toColumn } from "../domain/ObjectId.ts"
 import { type Existing, type Head, identityKey, mayExist, messageKey, type Plan, planAppend } from "./plan.ts"
 import { type Connect, makeTransactions, pipelined, type Transaction } from "./transaction.ts"
-import { isConflict } from "./transient.ts"
+import { isConflict, sqlStateOf, uniqueViolation } from "./transient.ts"
 
 /** Most ids of object rows that one process remembers for a shard: some megabytes. */
 const knownMax = 65_536
@@ -59,8 +62,12 @@ export const makeAppendEntries = Effect.fnUntraced(function* (
     function* (batch: ReadonlyArray<NewEntry>) {
       if (batch.length === 0) return []
       const ids = sortedColumns(batch)
-      const { overtaken, placed } = yield* inTransaction((transaction) =>
-        append(transaction, batch, ids, known, queueing > 0),
+      const attempt = (mayBeStored: (entry: NewEntry) => boolean) =>
+        inTransaction((transaction) => append(transaction, batch, ids, mayBeStored, known, queueing > 0))
+      const { overtaken, placed } = yield* Effect.catchIf(
+        attempt((entry) => entry.redelivered),
+        isStored,
+        () => attempt(() => true),
       )
       // Another worker had committed later entries of the same objects meanwhile.
       queueing = overtaken > batch.length / 2 ? queueingBatches : Math.max(0, queueing - 1)
@@ -78,6 +85,9 @@ export const makeAppendEntries = Effect.fnUntraced(function* (
   )
 })
 
+/** An entry that was taken for new, by the broker's word, is stored already. */
+const isStored = (error: SqlError.SqlError) => sqlStateOf(error) === uniqueViolation
+
 /** Rows that were seen are gone, since the database was restored. */
 const rowsGone = new SqlError.SqlError({
   reason: new SqlError.UnknownError({ cause: new Error("rows of objects that were there are gone") }),
@@ -87,6 +97,7 @@ const append = Effect.fnUntraced(function* (
   { begin, commit, sql }: Transaction,
   batch: ReadonlyArray<NewEntry>,
   ids: ReadonlyArray<bigint>,
+  mayBeStored: (entry: NewEntry) => boolean,
   known: Set<bigint>,
   queues: boolean,
 ) {
@@ -102,7 +113,8 @@ const append = Effect.fnUntraced(function* (
     return yield* rowsGone
   }
   const overtaken = batch.filter((entry) => mayExist(entry, heads.get(entry.id)!))
-  const byIdentity = overtaken.length === 0 ? none : yield* findByIdentity(sql, overtaken)
+  const suspects = overtaken.filter(mayBeStored)
+  const byIdentity = suspects.length === 0 ? none : yield* findByIdentity(sql, suspects)
   const named = batch.filter((entry) => entry.messageId !== undefined)
   const byMessageId = named.length === 0 ? none : yield* findByMessageId(sql, named)
   const plan = planAppend(batch, heads, byIdentity, byMessageId)
@@ -135,19 +147,28 @@ const lockObjects = (
     },
   )
 
+// The look-ups ask for the first entry from a place on, in the order of an index, and compare it. Asked for by equality, an
+// entry may be searched for through any index that begins with the object: where statistics were taken while each object had
+// one entry, PostgreSQL takes the index of positions, and reads the whole log for each of them until the next ANALYZE.
+
 const findByIdentity = (
   sql: PgClient,
   entries: ReadonlyArray<NewEntry>,
 ): Effect.Effect<ReadonlyMap<string, Existing>, SqlError.SqlError> =>
   Effect.map(
-    sql<StoredPlace>`
-      select object_id, timestamp, seq, position
+    sql<StoredPlace & { object_id: bigint }>`
+      select wanted.object_id, found.timestamp, found.seq, found.position
       from unnest(
         ${int8s(entries.map((entry) => toColumn(entry.id)))},
         ${int8s(entries.map((entry) => entry.timestamp))},
         ${int8s(entries.map((entry) => BigInt(entry.seq)))}
       ) as wanted (object_id, timestamp, seq)
-      join log_entries using (object_id, timestamp, seq)`,
+      cross join lateral (
+        select timestamp, seq, position from log_entries
+        where object_id = wanted.object_id and (timestamp, seq) >= (wanted.timestamp, wanted.seq)
+        order by timestamp, seq limit 1
+      ) as found
+      where (found.timestamp, found.seq) = (wanted.timestamp, wanted.seq)`,
     (rows) => {
       const found = new Map<string, Existing>()
       for (const row of rows) {
@@ -165,12 +186,17 @@ const findByMessageId = (
   Effect.map(
     // By number: the id itself may come back without its beginning, see `toStored`.
     sql<StoredPlace & { number: bigint }>`
-      select number, object_id, timestamp, seq, position
+      select wanted.number, found.timestamp, found.seq, found.position
       from unnest(
         ${int8s(entries.map((entry) => toColumn(entry.id)))},
         ${texts(entries.map((entry) => entry.messageId!))}
       ) with ordinality as wanted (object_id, message_id, number)
-      join log_entries using (object_id, message_id)`,
+      cross join lateral (
+        select message_id, timestamp, seq, position from log_entries
+        where object_id = wanted.object_id and message_id >= wanted.message_id
+        order by message_id limit 1
+      ) as found
+      where found.message_id = wanted.message_id`,
     (rows) => {
       const found = new Map<string, Existing>()
       for (const row of rows) {
@@ -224,7 +250,6 @@ const store = (sql: PgClient, plan: Plan) => {
 // ---------------------------------------------------------------------------------------------------------------------
 
 interface StoredPlace {
-  readonly object_id: bigint
   readonly timestamp: bigint
   readonly seq: bigint
   readonly position: bigint

@@ -34,8 +34,9 @@ export const mayExist = (entry: NewEntry, head: Head): boolean => entry.timestam
 /**
  * Gives every new entry the next position of its object, in the order of the stamps.
  *
- * `byIdentity` and `byMessageId` must hold every entry of the batch that is stored: they are looked up after the object
- * rows were locked, so nobody can add one in between.
+ * `byIdentity` and `byMessageId` hold the entries of the batch that are stored: they are looked up after the object rows
+ * were locked, so nobody can add one in between. An entry that is stored and is missing in both is planned as a new one,
+ * which the database then refuses.
  */
 export const planAppend = (
   batch: ReadonlyArray<NewEntry>,
@@ -69,7 +70,8 @@ export const planAppend = (
     if (messageId !== undefined) {
       const same = byMessageId.get(messageId) ?? inBatch.get(messageId)
       if (same !== undefined) {
-        placed[index] = { ...same, duplicate: true }
+        // With the same stamp it is itself, which was not looked up by its identity.
+        placed[index] = { ...same, duplicate: compareStamps(same, entry) !== 0 }
         continue
       }
     }

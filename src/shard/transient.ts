@@ -9,6 +9,9 @@ import { BatchRejected, ShardUnavailable } from "./ShardPool.ts"
 /** SQLSTATE 22P03, for a value that the client itself cannot encode: the same batch can never be sent. */
 const cannotEncode = "22P03"
 
+/** SQLSTATE of a row whose unique key exists. */
+export const uniqueViolation = "23505"
+
 /** The SQLSTATE of a failure; `undefined` where the server never answered. */
 export const sqlStateOf = (error: SqlError.SqlError): string | undefined => {
   const cause: unknown = error.reason.cause

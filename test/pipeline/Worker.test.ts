@@ -4,6 +4,7 @@ import { Effect, Fiber, Layer } from "effect"
 import { TestClock } from "effect/testing"
 import { layerMemory as brokerMemory, MemoryBroker } from "../../src/broker/Memory.ts"
 import { layerMemory as metricsMemory, Metrics } from "../../src/observe/Metrics.ts"
+import * as limits from "../../src/pipeline/limits.ts"
 import { runWorker } from "../../src/pipeline/Worker.ts"
 import { HashRing, HashRingLive } from "../../src/placement/HashRing.ts"
 import { layerMemory as shardsMemory, MemoryShards } from "../../src/shard/Memory.ts"
@@ -136,6 +137,32 @@ describe("worker in memory", () => {
       for (const id of ids.map((each) => ObjectId.make(BigInt(each)))) {
         assert.lengthOf(yield* shards.entries(ring.shardOf(id), id), 1)
       }
+    }).pipe(Effect.scoped, Effect.provide(world())),
+  )
+
+  it.effect("a long transaction is followed by a larger one, a short one by one of the ordinary size", () =>
+    Effect.gen(function* () {
+      const broker = yield* MemoryBroker
+      const shards = yield* MemoryShards
+      const flood = Effect.fnUntraced(function* (id: number) {
+        for (let i = 0; i < 10_000; i++) yield* broker.publishAppend(JSON.stringify({ id, log: String(i) }))
+      })
+      const largest = Effect.map(shards.batches(0), (all) => all.toSorted((a, b) => b - a).slice(0, 2))
+      const ring = yield* HashRing
+      const id = Array.from({ length: 100 }, (_, i) => i).find((i) => ring.shardOf(ObjectId.make(BigInt(i))) === 0)!
+      yield* worker
+      yield* flood(id)
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual(yield* largest, [limits.batchEntriesMax, limits.batchEntriesMax])
+      yield* shards.setState(0, "hang")
+      yield* broker.publishAppend(JSON.stringify({ id, log: "long" }))
+      yield* shards.awaitUse(0)
+      yield* flood(id)
+      yield* TestClock.adjust("500 millis")
+      yield* shards.setState(0, "up")
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual(yield* largest, [2 * limits.batchEntriesMax, limits.batchEntriesMax])
+      assert.strictEqual(broker.unsettled(), 0)
     }).pipe(Effect.scoped, Effect.provide(world())),
   )
 

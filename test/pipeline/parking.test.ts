@@ -19,7 +19,7 @@ const world = (shards: ReadonlyArray<string>, ackPendingMax = 10_000) =>
   )
 
 /** What a lane that is down keeps: a batch that is tried, and what waits. */
-const heldMax = limits.batchEntriesMax + limits.laneEntriesMax
+const heldMax = 2 * limits.batchEntriesMax
 
 const worker = Effect.forkScoped(runWorker({ responseTopic: "response", debug: false }))
 

@@ -14,13 +14,14 @@ export const freshId = (): ObjectId => id(++lastId)
 export const entry = (
   objectId: ObjectId,
   seq: number,
-  fields: { readonly timestamp?: bigint; readonly log?: string; readonly messageId?: string } = {},
+  fields: Partial<Pick<NewEntry, "timestamp" | "log" | "messageId" | "redelivered">> = {},
 ): NewEntry => ({
   id: objectId,
   seq,
   timestamp: fields.timestamp ?? 1_763_922_300_000_000_000n + BigInt(seq),
   log: fields.log ?? `log ${seq}`,
   messageId: fields.messageId,
+  redelivered: fields.redelivered ?? false,
 })
 
 export const everything = (objectId: ObjectId, fields: Partial<PageQuery> = {}): PageQuery => ({
@@ -112,7 +113,11 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
         const batch = [entry(a, 1), entry(a, 2, { messageId: "m" }), entry(a, 3)]
         const first = yield* append(0, batch)
         yield* append(0, [entry(a, 4)])
-        assert.deepStrictEqual(yield* append(0, batch), first)
+        for (const redelivered of [true, false]) {
+          const again = batch.map((each) => ({ ...each, redelivered }))
+          assert.deepStrictEqual(yield* append(0, again), first)
+          assert.deepStrictEqual(yield* append(0, again.slice(1, 2)), first.slice(1, 2))
+        }
         assert.strictEqual(yield* count(0, a), 4)
         // Overlapping with new ones, and twice in one batch.
         const overlapping = yield* append(0, [entry(a, 3), entry(a, 5), entry(a, 5)])
@@ -256,7 +261,9 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
         const known: Array<NewEntry> = []
         for (let round = 0; round < 60; round++) {
           const batch = Array.from({ length: 1 + below(30) }, (): NewEntry => {
-            if (known.length > 0 && below(4) === 0) return known[below(known.length)]!
+            if (known.length > 0 && below(4) === 0) {
+              return { ...known[below(known.length)]!, redelivered: below(2) === 0 }
+            }
             const seq = known.length + 1
             const added = entry(ids[below(ids.length)]!, seq, {
               timestamp: BigInt(1 + below(500)),

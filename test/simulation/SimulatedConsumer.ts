@@ -104,7 +104,7 @@ export class SimulatedConsumer {
     if (held.state === "pending") held.deadline = this.#world.now() + ackWaitMillis
   }
 
-  /** What a restart does: pulls are gone, delays too, and the latest acknowledgements perhaps. */
+  /** What a restart does: pulls are gone, delays too, perhaps the latest acknowledgements, and that it was delivered at all. */
   restart(): void {
     const { prng, weather } = this.#world
     this.pulls.length = 0
@@ -112,6 +112,10 @@ export class SimulatedConsumer {
     for (const held of this.#recentAcks) {
       if (held.state !== "done" || !prng.chance(weather.ackForgotten)) continue
       this.#world.strike("acknowledgement forgotten by the broker")
+      if (prng.chance(0.5)) {
+        this.#world.strike("delivery forgotten by the broker")
+        held.deliveries = 0
+      }
       this.#await(held)
     }
     this.#recentAcks = []

@@ -215,10 +215,10 @@ export class SimulatedPostgres {
       return this.#lockObjects(transaction, parameters, sql.includes("for update"))
     }
     if (sql === "select pg_advisory_xact_lock($1)") return this.#takeAdvisory(transaction)
-    if (sql.includes("join log_entries using (object_id, timestamp, seq)")) {
+    if (sql.includes("order by timestamp, seq limit 1 ) as found")) {
       return this.#find(transaction, parameters, sql, (row) => `${row.objectId}/${row.timestamp}/${row.seq}`)
     }
-    if (sql.includes("join log_entries using (object_id, message_id)")) {
+    if (sql.includes("order by message_id limit 1 ) as found")) {
       return this.#find(transaction, parameters, sql, (row) => `${row.objectId}/${row.messageId}`)
     }
     if (sql.startsWith("with inserted as ( insert into log_entries ")) return this.#store(transaction, parameters, sql)
@@ -275,7 +275,7 @@ export class SimulatedPostgres {
       columns[0]!.map((_, at) => [columns.map((column) => String(column[at])).join("/"), BigInt(at + 1)]),
     )
     const found: Array<Row> = []
-    if (sql.endsWith("where false")) return found
+    if (sql.endsWith("and false")) return found
     for (const objectId of new Set(int8s(parameters[0]))) {
       for (const row of this.#entriesOf(transaction, objectId)) {
         const number = wanted.get(keyOf(row))

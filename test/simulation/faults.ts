@@ -19,6 +19,7 @@ export const faultClasses = [
   "broker connection lost",
   "broker restarted",
   "acknowledgement forgotten by the broker",
+  "delivery forgotten by the broker",
   "broker clock set back",
   "worker clock skewed",
   "publisher's confirmation lost",
