@@ -45,10 +45,19 @@ export class Rig extends Context.Service<
   ).pipe(Layer.provide(Layer.mergeAll(TestNats.layer, TestPostgres.layer(2))))
 }
 
-/** Runs on servers of its own: nothing of an earlier measurement is left. */
+/** The longest measurement, which fills a table of ten million entries, takes a minute or two. */
+const measurementMax = "10 minutes"
+
+/** Runs on servers of its own: nothing of an earlier measurement is left. Dies where that does not end. */
 export const onFreshServers = <A, E, R>(measurement: Effect.Effect<A, E, R | Rig>) =>
   // The inner scope ends first, and with it the processes, while their servers are still there.
-  Effect.scoped(measurement).pipe(Effect.provide(Layer.fresh(Rig.layer)))
+  Effect.scoped(measurement).pipe(
+    Effect.timeoutOrElse({
+      duration: measurementMax,
+      orElse: () => Effect.die(new Error(`a measurement did not end within ${measurementMax}`)),
+    }),
+    Effect.provide(Layer.fresh(Rig.layer)),
+  )
 
 const shardUrl = (shard: EmbeddedShard) =>
   `postgres://${shard.user}:${encodeURIComponent(Redacted.value(shard.password))}@${shard.host}:${shard.port}/${shard.database}`

@@ -42,6 +42,7 @@ for (const name of chosen) {
 }
 const appends = Number(options.appends)
 const seconds = Number(options.seconds)
+const rounds = Number(options.rounds)
 
 /** The machine, the versions, and the settings that decide durability. */
 const environment = onFreshServers(
@@ -71,12 +72,12 @@ const program = Effect.gen(function* () {
 
   let points: ReadonlyArray<LoadPoint> = []
   let drainRate = Number(options.rate)
-  if (chosen.has("drain")) drainRate = yield* runDrain({ appends, rounds: Number(options.rounds) })
-  if (chosen.has("steady")) points = yield* runSteady(drainRate, seconds)
+  if (chosen.has("drain")) drainRate = yield* runDrain({ appends, rounds })
+  if (chosen.has("steady")) points = yield* runSteady(drainRate, seconds, rounds)
   if (chosen.has("growth")) yield* runGrowth({ entries: Number(options.entries), objects: Number(options.objects) })
   if (chosen.has("reads")) yield* runReads({ entries: Number(options.read), appends })
   if (chosen.has("idle")) yield* runIdle(seconds)
-  if (chosen.has("settings")) yield* runSettings({ appends, rounds: Number(options.rounds) })
+  if (chosen.has("settings")) yield* runSettings({ appends, rounds })
 
   const figures = yield* Report.useSync((report) => report.figures())
   const text = JSON.stringify({ date: new Date().toISOString(), ...machine, options, figures, load: points }, null, 2)

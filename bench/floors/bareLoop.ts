@@ -5,7 +5,8 @@
  * No Effect, no error handling, no idempotency, no positions, ids as doubles, one index. A transaction is one round trip: all
  * of its statements are sent as one text, which PostgreSQL runs as one transaction.
  *
- * Environment: `NATS_URL`; `SHARDS`, a JSON array of connection strings; `OBJECTS`, how many rows to prepare.
+ * Environment: `NATS_URL`; `SHARDS`, a JSON array of connection strings; `OBJECTS`, how many rows to prepare; `SIZE`, bytes of a
+ * log, 100 without it.
  */
 import { connect, createInbox, type Msg, type MsgHdrs } from "@nats-io/transport-node"
 import { pull } from "./pull.ts"
@@ -13,7 +14,8 @@ import { connectShards } from "./shards.ts"
 
 /** As large as those of the service, which gives the highest rate of 250, 500, 1,000 and 2,000. */
 const batchMax = 2_000
-const window = 8_000
+/** A client that has more than 64 MiB outstanding is cut off by the broker. */
+const window = Math.min(8_000, Math.floor((32 * 1024 * 1024) / Number(process.env["SIZE"] ?? 100)))
 
 interface Request {
   readonly message: Msg

@@ -10,6 +10,7 @@ import { FetchHttpClient, HttpClient, HttpClientError } from "effect/http"
 import { OtlpExporter, OtlpSerialization, OtlpTracer } from "effect/observability"
 import { randomUUID } from "node:crypto"
 import { version } from "../version.ts"
+import * as otlpProtobuf from "./otlpProtobuf.ts"
 import * as MessageSpans from "./MessageSpans.ts"
 import * as serviceTracer from "./serviceTracer.ts"
 import { Tracing } from "./Tracing.ts"
@@ -96,7 +97,7 @@ const exporting = (settings: TracingSettings, responseTopic: string) =>
   ).pipe(
     Layer.provide([
       OtlpExporter.layerFlusher,
-      settings.protocol === "http/json" ? OtlpSerialization.layerJson : OtlpSerialization.layerProtobuf,
+      settings.protocol === "http/json" ? OtlpSerialization.layerJson : otlpProtobuf.layer,
       Layer.effect(HttpClient.HttpClient, boundedClient(settings)).pipe(Layer.provide(FetchHttpClient.layer)),
     ]),
   )

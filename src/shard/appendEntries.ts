@@ -41,8 +41,8 @@ const knownMax = 65_536
  */
 export const gate = 7_306_085_897_111_914_344n
 
-/** Batches that queue after one that was mostly overtaken. */
-const queueingBatches = 16
+/** For so many batches it counts that one was mostly overtaken, or had entries that are stored. */
+const rememberedBatches = 16
 
 export type AppendEntries = (batch: ReadonlyArray<NewEntry>) => Effect.Effect<ReadonlyArray<Placed>, SqlError.SqlError>
 
@@ -58,19 +58,22 @@ export const makeAppendEntries = Effect.fnUntraced(function* (
   const known = new Set<bigint>()
   /** So many batches still queue. */
   let queueing = 0
+  /** So many batches still look up all that may be stored, whatever the broker says: after a replay, most of it is. */
+  let suspecting = 0
   return Effect.fnUntraced(
     function* (batch: ReadonlyArray<NewEntry>) {
       if (batch.length === 0) return []
       const ids = sortedColumns(batch)
       const attempt = (mayBeStored: (entry: NewEntry) => boolean) =>
         inTransaction((transaction) => append(transaction, batch, ids, mayBeStored, known, queueing > 0))
-      const { overtaken, placed } = yield* Effect.catchIf(
-        attempt((entry) => entry.redelivered),
-        isStored,
+      const { isOvertaken, isStored, placed } = yield* Effect.catchIf(
+        attempt((entry) => entry.redelivered || suspecting > 0),
+        isTaken,
         () => attempt(() => true),
       )
       // Another worker had committed later entries of the same objects meanwhile.
-      queueing = overtaken > batch.length / 2 ? queueingBatches : Math.max(0, queueing - 1)
+      queueing = isOvertaken ? rememberedBatches : Math.max(0, queueing - 1)
+      suspecting = isStored ? rememberedBatches : Math.max(0, suspecting - 1)
       if (known.size > knownMax) known.clear()
       for (const id of ids) known.add(id)
       return placed
@@ -86,7 +89,7 @@ export const makeAppendEntries = Effect.fnUntraced(function* (
 })
 
 /** An entry that was taken for new, by the broker's word, is stored already. */
-const isStored = (error: SqlError.SqlError) => sqlStateOf(error) === uniqueViolation
+const isTaken = (error: SqlError.SqlError) => sqlStateOf(error) === uniqueViolation
 
 /** Rows that were seen are gone, since the database was restored. */
 const rowsGone = new SqlError.SqlError({
@@ -119,7 +122,7 @@ const append = Effect.fnUntraced(function* (
   const byMessageId = named.length === 0 ? none : yield* findByMessageId(sql, named)
   const plan = planAppend(batch, heads, byIdentity, byMessageId)
   yield* plan.inserts.length === 0 ? commit : pipelined([store(sql, plan), commit])
-  return { placed: plan.placed, overtaken: overtaken.length }
+  return { placed: plan.placed, isOvertaken: overtaken.length > batch.length / 2, isStored: byIdentity.size > 0 }
 })
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -346,4 +346,25 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
       assert.strictEqual((yield* indexUse(shard, "message_id")).pkey!.searches, 0n)
     }),
   )
+
+  it.effect("finds out once that the broker has lost count, not for each batch", () =>
+    Effect.gen(function* () {
+      const id = freshId()
+      const log = Array.from({ length: 1_000 }, (_, index) => entry(id, index))
+      const [shard] = yield* used((pool) =>
+        Effect.gen(function* () {
+          const first = yield* pool.append(0, log)
+          for (let from = 0; from < log.length; from += 100) {
+            assert.deepStrictEqual(yield* pool.append(0, log.slice(from, from + 100)), first.slice(from, from + 100))
+          }
+        }),
+      )
+      yield* indexUse(shard, "pkey")
+      const sql = yield* clientOf(shard!)
+      const [row] = yield* sql<{ rolledBack: bigint }>`
+        select xact_rollback as "rolledBack" from pg_stat_database where datname = current_database()`
+      // The start of a pool has some of its own.
+      assert.isBelow(Number(row!.rolledBack), 5)
+    }),
+  )
 })
