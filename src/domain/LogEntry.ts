@@ -19,8 +19,8 @@ export interface NewEntry extends Stamp {
   /** The publisher's `Nats-Msg-Id`: idempotency key within the object, for ever. */
   readonly messageId: string | undefined
   /**
-   * It was delivered before, so it may be stored already. If this is false and it is stored nevertheless, since the broker
-   * has lost count, it is found out all the same, but later and at a higher price.
+   * It was delivered before, so it may be stored already. If this is false and it is stored nevertheless (the broker has lost
+   * count, or another worker was faster), that is found out all the same, but later and at a higher price.
    */
   readonly redelivered: boolean
 }

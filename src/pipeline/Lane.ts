@@ -178,7 +178,7 @@ export const make = Effect.fnUntraced(function* (
       ([took, placed]) => {
         transactionSeconds(Duration.toSeconds(took))
         batchEntries(works.length)
-        waiting.intake.entriesMax = limits.batchEntries(Duration.toMillis(took))
+        waiting.intake.entriesMax = limits.batchEntries(works.length, Duration.toMillis(took))
         lossCheck.committed(works.at(-1)!.entry.id, placed.at(-1)!)
         return placed
       },

@@ -7,9 +7,14 @@ import { Schedule } from "effect"
  */
 export const batchEntriesMax = 2_000
 
-/** The same after a transaction of so many milliseconds. A long one waits for other workers or for the disk anyway. */
-export const batchEntries = (transactionMillis: number): number =>
-  transactionMillis > 100 ? 2 * batchEntriesMax : batchEntriesMax
+/**
+ * The same after a transaction of so many entries that took so long. Where a batch of the ordinary size takes more than a
+ * tenth of a second it waits for other workers or for the disk, and a larger one is hardly later.
+ */
+export const batchEntries = (entries: number, millis: number): number =>
+  millis > slowMillis * Math.max(1, entries / batchEntriesMax) ? 2 * batchEntriesMax : batchEntriesMax
+
+const slowMillis = 100
 
 /** Most log text in one append transaction, in UTF-16 code units: what a transaction may cost in memory on both sides. */
 export const batchCharactersMax = 4 * 1024 * 1024

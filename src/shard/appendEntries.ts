@@ -12,8 +12,9 @@
  * - Locking first and inserting only the missing rows: that inserts while locks are held, and deadlocks.
  * - `insert into log_entries … on conflict do nothing` in place of the look-up: positions would get gaps.
  * - A look-up of all that is older than the newest entry of its object. Where several workers append to the same objects,
- *   that is most of it, though an entry that is delivered for the first time is stored already only if the broker has lost
- *   count. Those are inserted without it; if a unique key refuses that, the batch is repeated with all of them looked up.
+ *   that is most of it, though an entry that is delivered for the first time is hardly ever stored already: the broker has
+ *   lost count, or this worker slept while another one stored it. Those are inserted without it; if a unique key refuses
+ *   that, the batch is repeated with all of them looked up.
  *
  * Why no deadlock is left: rows are first inserted in ascending order by a transaction that holds no lock on an older row,
  * then locked in ascending order; and whoever waits in the first step waits for a row that its owner inserted later than
@@ -69,7 +70,10 @@ export const makeAppendEntries = Effect.fnUntraced(function* (
       const { isOvertaken, isStored, placed } = yield* Effect.catchIf(
         attempt((entry) => entry.redelivered || suspecting > 0),
         isTaken,
-        () => attempt(() => true),
+        () => {
+          suspecting = rememberedBatches
+          return attempt(() => true)
+        },
       )
       // Another worker had committed later entries of the same objects meanwhile.
       queueing = isOvertaken ? rememberedBatches : Math.max(0, queueing - 1)
@@ -78,8 +82,14 @@ export const makeAppendEntries = Effect.fnUntraced(function* (
       for (const id of ids) known.add(id)
       return placed
     },
-    // Whoever holds the gate may be frozen: others must not be held up by that for long.
-    Effect.tapError(() => Effect.sync(() => (queueing = 0))),
+    Effect.tapError((error) =>
+      Effect.sync(() => {
+        // Whoever holds the gate may be frozen: others must not be held up by that for long.
+        queueing = 0
+        // A COMMIT whose answer was lost may have been carried out; a conflict was rolled back.
+        if (!isConflict(error)) suspecting = Math.max(suspecting, 1)
+      }),
+    ),
     Effect.retry({
       while: (error) => error === rowsGone || isConflict(error),
       schedule: Schedule.jittered(Schedule.exponential("5 millis")),
@@ -88,7 +98,7 @@ export const makeAppendEntries = Effect.fnUntraced(function* (
   )
 })
 
-/** An entry that was taken for new, by the broker's word, is stored already. */
+/** An entry that was taken for new is stored already. */
 const isTaken = (error: SqlError.SqlError) => sqlStateOf(error) === uniqueViolation
 
 /** Rows that were seen are gone, since the database was restored. */
@@ -150,9 +160,10 @@ const lockObjects = (
     },
   )
 
-// The look-ups ask for the first entry from a place on, in the order of an index, and compare it. Asked for by equality, an
-// entry may be searched for through any index that begins with the object: where statistics were taken while each object had
-// one entry, PostgreSQL takes the index of positions, and reads the whole log for each of them until the next ANALYZE.
+// The look-ups ask for the first entry of a range, which has room for one, in the order of an index: that index is the only one
+// that can serve them. Asked for by equality, an entry may be searched for through any index that begins with the object: where
+// statistics were taken while each object had one entry, PostgreSQL takes the index of positions, and reads the whole log for
+// each entry until the next ANALYZE.
 
 const findByIdentity = (
   sql: PgClient,
@@ -168,10 +179,10 @@ const findByIdentity = (
       ) as wanted (object_id, timestamp, seq)
       cross join lateral (
         select timestamp, seq, position from log_entries
-        where object_id = wanted.object_id and (timestamp, seq) >= (wanted.timestamp, wanted.seq)
+        where object_id = wanted.object_id
+          and (timestamp, seq) >= (wanted.timestamp, wanted.seq) and (timestamp, seq) <= (wanted.timestamp, wanted.seq)
         order by timestamp, seq limit 1
-      ) as found
-      where (found.timestamp, found.seq) = (wanted.timestamp, wanted.seq)`,
+      ) as found`,
     (rows) => {
       const found = new Map<string, Existing>()
       for (const row of rows) {
@@ -195,11 +206,10 @@ const findByMessageId = (
         ${texts(entries.map((entry) => entry.messageId!))}
       ) with ordinality as wanted (object_id, message_id, number)
       cross join lateral (
-        select message_id, timestamp, seq, position from log_entries
-        where object_id = wanted.object_id and message_id >= wanted.message_id
+        select timestamp, seq, position from log_entries
+        where object_id = wanted.object_id and message_id >= wanted.message_id and message_id <= wanted.message_id
         order by message_id limit 1
-      ) as found
-      where found.message_id = wanted.message_id`,
+      ) as found`,
     (rows) => {
       const found = new Map<string, Existing>()
       for (const row of rows) {

@@ -104,8 +104,33 @@ const traces: Arbitrary.Arbitrary<Traces> = Arbitrary.map(
 
 const effects = Effect.runSync(Effect.provide(OtlpSerialization.OtlpSerialization, OtlpSerialization.layerProtobuf))
 
-it.prop("traces are the same bytes as Effect's", [traces], ([traces]) => {
+const assertSame = (traces: Traces) => {
   const body = effects.traces(traces)
-  assert.strictEqual(body._tag, "Uint8Array")
-  if (body._tag === "Uint8Array") assert.isTrue(Buffer.from(encodeTraces(traces)).equals(body.body))
+  assert.isTrue(body._tag === "Uint8Array" && Buffer.from(encodeTraces(traces)).equals(body.body))
+}
+
+it.prop("traces are the same bytes as Effect's", [traces], ([traces]) => assertSame(traces))
+
+it("a text may be longer than two megabytes, and end anywhere in the buffer", () => {
+  for (const length of [2 ** 21 - 1, 2 ** 21, ...Array.from({ length: 64 }, (_, i) => 65_536 - 100 + i)]) {
+    const value = { stringValue: "x".repeat(length) }
+    const spans = [0, 1].map((code) => ({
+      traceId: "4bf92f3577b34da6a3ce929d0e0e4736",
+      spanId: "00f067aa0ba902b7",
+      parentSpanId: undefined,
+      name: "n",
+      kind: 1,
+      startTimeUnixNano: "1",
+      endTimeUnixNano: "2",
+      attributes: [{ key: "k", value }],
+      droppedAttributesCount: 2 ** 31 - 1,
+      events: [],
+      droppedEventsCount: 2 ** 31 - 1,
+      links: [],
+      droppedLinksCount: 2 ** 31 - 1,
+      status: { code: code as 0 | 1 },
+    }))
+    const scopeSpans = [{ scope: { name: "effect" }, spans }]
+    assertSame({ resourceSpans: [{ resource: { attributes: [], droppedAttributesCount: 0 }, scopeSpans }] })
+  }
 })

@@ -55,6 +55,18 @@ describe("planAppend", () => {
     }
   })
 
+  it("an entry that is found by its message id alone is itself, and not its own duplicate", () => {
+    const [known, other] = [entry(id(1), 7, { messageId: "m" }), entry(id(1), 8, { messageId: "m" })]
+    const existing = { position: 3, timestamp: known.timestamp, seq: known.seq }
+    const heads = new Map([[id(1), { entries: 5, lastTimestamp: other.timestamp }]])
+    const plan = planAppend([known, other], heads, new Map(), new Map([[messageKey(id(1), "m"), existing]]))
+    assert.deepStrictEqual(plan.placed, [
+      { ...existing, duplicate: false },
+      { ...existing, duplicate: true },
+    ])
+    assert.lengthOf(plan.inserts, 0)
+  })
+
   it.prop("every batch is answered in its order, and its inserts are in stamp order", [Batches], ([items]) => {
     const batches = items.map((batch) => batch.map(toEntry))
     apply(batches).plans.forEach(({ inserts, placed }, index) => {

@@ -113,15 +113,19 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
         const batch = [entry(a, 1), entry(a, 2, { messageId: "m" }), entry(a, 3)]
         const first = yield* append(0, batch)
         yield* append(0, [entry(a, 4)])
-        for (const redelivered of [true, false]) {
+        // First as if all of it were new: a pool that has seen that it is not looks up whatever comes then.
+        for (const redelivered of [false, true]) {
           const again = batch.map((each) => ({ ...each, redelivered }))
-          assert.deepStrictEqual(yield* append(0, again), first)
           assert.deepStrictEqual(yield* append(0, again.slice(1, 2)), first.slice(1, 2))
+          // With a new one behind them.
+          const both = yield* append(0, [...again, entry(a, redelivered ? 6 : 5, { redelivered })])
+          assert.deepStrictEqual(both.slice(0, 3), first)
+          assert.strictEqual(both[3]!.position, redelivered ? 6 : 5)
         }
-        assert.strictEqual(yield* count(0, a), 4)
+        assert.strictEqual(yield* count(0, a), 6)
         // Overlapping with new ones, and twice in one batch.
-        const overlapping = yield* append(0, [entry(a, 3), entry(a, 5), entry(a, 5)])
-        assert.deepStrictEqual(positions(overlapping), [3, 5, 5])
+        const overlapping = yield* append(0, [entry(a, 3), entry(a, 7), entry(a, 7)])
+        assert.deepStrictEqual(positions(overlapping), [3, 7, 7])
         assert.isFalse(overlapping.some((at) => at.duplicate))
       }),
     )

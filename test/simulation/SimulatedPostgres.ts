@@ -275,7 +275,7 @@ export class SimulatedPostgres {
       columns[0]!.map((_, at) => [columns.map((column) => String(column[at])).join("/"), BigInt(at + 1)]),
     )
     const found: Array<Row> = []
-    if (sql.endsWith("and false")) return found
+    if (sql.endsWith("where false")) return found
     for (const objectId of new Set(int8s(parameters[0]))) {
       for (const row of this.#entriesOf(transaction, objectId)) {
         const number = wanted.get(keyOf(row))

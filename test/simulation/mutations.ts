@@ -58,7 +58,7 @@ const statement = (name: string, from: string | RegExp, to: string): Mutation =>
 
 const withoutKeys = (mutation: Mutation): Mutation => ({
   ...mutation,
-  name: `${mutation.name}, and no unique keys`,
+  name: mutation === unchanged ? "no unique keys" : `${mutation.name}, and no unique keys`,
   tables: { uniqueKeys: false },
 })
 
@@ -168,6 +168,12 @@ const ownClock = (real: Shards): Partial<Shards> => ({
     ),
 })
 
+const noIdentity = statement(
+  "no look-up of the identity",
+  /order by timestamp, seq limit 1\s+\) as found$/,
+  "$& where false",
+)
+
 export const mutations: ReadonlyArray<Mutation> = [
   broker("acknowledged before the commit", (real) =>
     everywhere(
@@ -199,9 +205,10 @@ export const mutations: ReadonlyArray<Mutation> = [
   statement("no FOR UPDATE", / for update$/, ""),
   withoutKeys(statement("no FOR UPDATE", / for update$/, "")),
   statement("no ON CONFLICT", /on conflict do nothing$/, ""),
-  statement("no look-up of the identity", /= \(wanted\.timestamp, wanted\.seq\)$/, "$& and false"),
-  withoutKeys(statement("no look-up of the identity", /= \(wanted\.timestamp, wanted\.seq\)$/, "$& and false")),
-  statement("no look-up of the message id", /found\.message_id = wanted\.message_id$/, "$& and false"),
+  noIdentity,
+  withoutKeys(noIdentity),
+  withoutKeys(unchanged),
+  statement("no look-up of the message id", /order by message_id limit 1\s+\) as found$/, "$& where false"),
   statement("message id not stored", "escaped, message_id)", "escaped)"),
   statement("positions with gaps", "entries = changed.entries", "entries = changed.entries + 1"),
   shards("identity from the worker's clock", ownClock),
