@@ -57,3 +57,9 @@ export const median = (values: ReadonlyArray<number>): number => {
   const middle = sorted.length >> 1
   return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
 }
+
+/** The run whose value is the median, or the nearest to it. */
+export const medianRun = <Run>(runs: ReadonlyArray<Run>, valueOf: (run: Run) => number): Run => {
+  const middle = median(runs.map(valueOf))
+  return runs.toSorted((a, b) => Math.abs(valueOf(a) - middle) - Math.abs(valueOf(b) - middle))[0]!
+}

@@ -3,7 +3,7 @@ import { Effect, Schedule, type Scope } from "effect"
 import type { ChildProcess } from "node:child_process"
 import { events, publishAll } from "../Client.ts"
 import { residentMemory } from "../Processes.ts"
-import { add, median } from "../Report.ts"
+import { add, medianRun } from "../Report.ts"
 import {
   cpuSoFar,
   onFreshServers,
@@ -113,9 +113,7 @@ export const drain = Effect.fnUntraced(function* (
 
 /** The median run by rate, with the most memory of all. */
 const typical = (runs: ReadonlyArray<Drained>): Drained => {
-  const rate = median(runs.map((run) => run.rate))
-  const run = runs.toSorted((a, b) => Math.abs(a.rate - rate) - Math.abs(b.rate - rate))[0]!
-  return { ...run, memory: Math.max(...runs.map(({ memory }) => memory)) }
+  return { ...medianRun(runs, ({ rate }) => rate), memory: Math.max(...runs.map(({ memory }) => memory)) }
 }
 
 export const totalCpu = ({ cpu }: Drained) => cpu.worker + cpu.nats + cpu.postgres

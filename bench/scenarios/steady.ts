@@ -1,7 +1,7 @@
 /** The delay from append to event under a steady load. */
 import { Effect } from "effect"
 import { events, openLoop, publishAll } from "../Client.ts"
-import { add, median } from "../Report.ts"
+import { add, medianRun } from "../Report.ts"
 import { onFreshServers, Rig, startSystem, stored, storedByFloor } from "../Rig.ts"
 import { warmUpAppends } from "./drain.ts"
 
@@ -42,12 +42,6 @@ const at = (system: "A" | "objectlog", rate: number, seconds: number) =>
     }),
   )
 
-/** The run whose p99 is the median: one stall of the machine of a tenth of a second is the p99 of ten seconds. */
-const typical = (points: ReadonlyArray<LoadPoint>): LoadPoint => {
-  const p99 = median(points.map((point) => point.p99))
-  return points.toSorted((a, b) => Math.abs(a.p99 - p99) - Math.abs(b.p99 - p99))[0]!
-}
-
 /** At 100/s, at 1,000/s in turn with floor A, and at shares of the drain rate. */
 export const runSteady = Effect.fnUntraced(function* (drainRate: number, seconds: number, rounds: number) {
   const points: Array<LoadPoint> = []
@@ -56,7 +50,8 @@ export const runSteady = Effect.fnUntraced(function* (drainRate: number, seconds
     runs: ReadonlyArray<LoadPoint>,
     bars: ReadonlyArray<number>,
   ) {
-    const point = typical(runs)
+    // One stall of the machine of a tenth of a second is the p99 of ten seconds.
+    const point = medianRun(runs, ({ p99 }) => p99)
     const all = (quantile: "p50" | "p99" | "p999") =>
       runs.length < 2 ? "" : ` (${runs.map((run) => run[quantile].toFixed(1)).join(", ")})`
     for (const [quantile, label, bar] of [

@@ -46,19 +46,12 @@ class Writer {
     this.#length = this.#buffer.writeDoubleLE(value, this.#length)
   }
 
-  text(field: number, text: string): void {
+  /** A text, or bytes that are given as hexadecimal digits. */
+  text(field: number, text: string, encoding: "utf8" | "hex" = "utf8"): void {
     this.#tag(field, wire.bytes)
     this.#reserve(3 * text.length + lengthMax)
     const start = ++this.#length
-    this.#length += this.#buffer.write(text, start, "utf8")
-    this.#putLength(start)
-  }
-
-  hex(field: number, digits: string): void {
-    this.#tag(field, wire.bytes)
-    this.#reserve(digits.length + lengthMax)
-    const start = ++this.#length
-    this.#length += this.#buffer.write(digits, start, "hex")
+    this.#length += this.#buffer.write(text, start, encoding)
     this.#putLength(start)
   }
 
@@ -162,8 +155,8 @@ const writeTraces = (to: Writer, { resourceSpans }: Traces): void => {
     dropped(4, value.droppedAttributesCount)
   }
   const link = (value: Span["links"][number]): void => {
-    to.hex(1, value.traceId)
-    to.hex(2, value.spanId)
+    to.text(1, value.traceId, "hex")
+    to.text(2, value.spanId, "hex")
     attributes(4, value.attributes)
     dropped(5, value.droppedAttributesCount)
   }
@@ -172,9 +165,9 @@ const writeTraces = (to: Writer, { resourceSpans }: Traces): void => {
     to.varint(3, code)
   }
   const span = (value: Span): void => {
-    to.hex(1, value.traceId)
-    to.hex(2, value.spanId)
-    if (value.parentSpanId !== undefined) to.hex(4, value.parentSpanId)
+    to.text(1, value.traceId, "hex")
+    to.text(2, value.spanId, "hex")
+    if (value.parentSpanId !== undefined) to.text(4, value.parentSpanId, "hex")
     to.text(5, value.name)
     to.varint(6, value.kind)
     to.fixed64(7, BigInt(value.startTimeUnixNano))

@@ -37,7 +37,7 @@ const used = <E, R>(use: (pool: ShardPool["Service"], sql: PgClient.PgClient) =>
  * How `log_entries` was used: searches in each index, rows that they read, and `scan`, a walk over the whole table. A server
  * process reports that at the latest when it ends, so this waits until the pool's are gone.
  */
-const use = Effect.fnUntraced(function* (shard: ShardSettings | undefined) {
+const indexUse = Effect.fnUntraced(function* (shard: ShardSettings | undefined) {
   const sql = yield* clientOf(shard!)
   yield* sql`
     select 1 from pg_stat_activity where datname = current_database() and application_name = 'objectlog'`.pipe(
@@ -297,7 +297,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
           )
         }),
       )
-      const { object_id_position_key, pkey, scan } = yield* use(shard)
+      const { object_id_position_key, pkey, scan } = yield* indexUse(shard)
       assert.deepStrictEqual([pkey!.searches, object_id_position_key!.searches, scan!.rows], [2n, 1n, 0n])
       assert.isBelow(Number(pkey!.rows), 1_000)
       assert.isBelow(Number(object_id_position_key!.rows), 1_000)
@@ -326,7 +326,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
           )
         }),
       )
-      const { message_id, object_id_position_key, pkey, scan } = yield* use(shard)
+      const { message_id, object_id_position_key, pkey, scan } = yield* indexUse(shard)
       // One row for each that is found, none for one that is not: 2,000 were stored once and came twice.
       assert.deepStrictEqual([pkey!.searches, pkey!.rows], [2_000n, 2_000n])
       assert.deepStrictEqual([message_id!.searches, message_id!.rows], [5_000n, 2_000n])
@@ -347,7 +347,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
           yield* pool.append(0, [entry(id, 1_001, { messageId: "m" })])
         }),
       )
-      const { message_id, pkey } = yield* use(shard)
+      const { message_id, pkey } = yield* indexUse(shard)
       assert.deepStrictEqual([message_id!.searches, pkey!.searches], [2n, 0n])
     }),
   )
@@ -364,7 +364,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
           }
         }),
       )
-      yield* use(shard)
+      yield* indexUse(shard)
       const sql = yield* clientOf(shard!)
       const [row] = yield* sql<{ rolledBack: bigint }>`
         select xact_rollback as "rolledBack" from pg_stat_database where datname = current_database()`
