@@ -32,9 +32,9 @@ export interface NatsSettings extends Topics {
   readonly connectionName: string
 }
 
-/** Messages asked for at a time: what two lanes take while more is on its way, and some large reads. */
+/** Messages asked for at a time: what two lanes take while more is on its way, and some batches of reads. */
 const appendsPull = 3_000
-const queriesPull = 64
+const queriesPull = 512
 
 /** Between two attempts to make missing streams again after a publish that failed. */
 const repairPauseMillis = 1_000
