@@ -4,7 +4,7 @@ import { createInbox, type Msg, type NatsConnection } from "@nats-io/transport-n
 import { Effect, Option, Schema, type Scope, Stream } from "effect"
 import { createHash } from "node:crypto"
 import { BrokerUnavailable } from "./Broker.ts"
-import { blockText, headerText } from "./headers.ts"
+import { blockText, headerText, isPlain } from "./headers.ts"
 import { type Letter, LetterAssembly, type StoredMessage } from "./Letter.ts"
 import { attempt } from "./provision.ts"
 import { Incoming } from "./Incoming.ts"
@@ -177,8 +177,8 @@ const retried = (
       reason: `its subject ${subject} is neither that of appends (${logsTopic}) nor that of reads (${queryTopic})`,
     })
   }
-  // A read is asked anew. What the broker was told then does not hold any more.
-  const own = headers.filter(([name]) => !/^nats-/i.test(name))
+  // A read is asked anew. What the broker was told then does not hold any more, and nothing acts on an odd header.
+  const own = headers.filter((header) => isPlain(header) && !/^nats-/i.test(header[0]))
   const all = [["Nats-Msg-Id", outcome] as const, ...own]
   const block = blockText(all)
   if (payload.byteLength + block.length > maxPayload) return tooLarge

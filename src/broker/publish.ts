@@ -8,7 +8,7 @@ import { Effect, Semaphore, type Scope } from "effect"
 import type { TraceHeaders } from "../observe/traceContext.ts"
 import { BrokerUnavailable } from "./Broker.ts"
 import type { Reconnects } from "./deliveries.ts"
-import { blockText } from "./headers.ts"
+import { blockText, type HeaderBlock } from "./headers.ts"
 import type { Incoming } from "./Incoming.ts"
 import type { Outgoing } from "./Outgoing.ts"
 
@@ -16,13 +16,12 @@ import type { Outgoing } from "./Outgoing.ts"
 export interface Message {
   readonly subject: string
   readonly payload: string | Uint8Array
-  /** As `blockText` makes them. */
-  readonly headers: string
+  readonly headers: HeaderBlock
   /**
    * A second subject, sent first and not confirmed: the server handles what a connection sends in order, so that the
    * confirmation of the message proves that the copy was there before.
    */
-  readonly copy: { readonly subject: string; readonly headers: string } | undefined
+  readonly copy: { readonly subject: string; readonly headers: HeaderBlock } | undefined
 }
 
 /** One permit is worth a message of up to this many bytes; as many as there are may be unconfirmed. */
@@ -197,12 +196,10 @@ export const publishMade = (publish: PublishAll, messages: ReadonlyArray<Message
   )
 
 /** Headers of an event: a message id for the broker's deduplication, and the trace where there is one. */
-export const eventHeaders = (messageId: string, trace: TraceHeaders | undefined): string => {
-  if (trace === undefined) return `NATS/1.0\r\nNats-Msg-Id: ${messageId}\r\n\r\n`
+export const eventHeaders = (messageId: string, trace: TraceHeaders | undefined): HeaderBlock => {
+  const id = ["Nats-Msg-Id", messageId] as const
+  if (trace === undefined) return blockText([id])
   const { traceparent, tracestate } = trace
-  return blockText([
-    ["Nats-Msg-Id", messageId],
-    ["traceparent", traceparent],
-    ...(tracestate === undefined ? [] : [["tracestate", tracestate] as const]),
-  ])
+  const parent = ["traceparent", traceparent] as const
+  return blockText(tracestate === undefined ? [id, parent] : [id, parent, ["tracestate", tracestate]])
 }

@@ -2,6 +2,7 @@
 import { assert, layer } from "@effect/vitest"
 import { connect, createInbox } from "@nats-io/transport-node"
 import { Effect } from "effect"
+import { blockText } from "../../src/broker/headers.ts"
 import { Incoming } from "../../src/broker/Incoming.ts"
 import { Outgoing } from "../../src/broker/Outgoing.ts"
 import { makePublisher, publishMade } from "../../src/broker/publish.ts"
@@ -45,7 +46,7 @@ layer(TestNats.layer, { excludeTestServices: true })("publishing", (it) => {
       const messages = ["1", "2", "3"].map((payload) => ({
         subject,
         payload,
-        headers: "NATS/1.0\r\n\r\n",
+        headers: blockText([]),
         copy: undefined,
       }))
       yield* publishMade(publish, messages)
