@@ -4,13 +4,14 @@
  * whole slice sent again, which the broker's deduplication makes harmless.
  */
 import { createInbox, type NatsConnection } from "@nats-io/transport-node"
-import { Effect, Semaphore, type Scope } from "effect"
+import { Effect, type Scope } from "effect"
 import type { TraceHeaders } from "../observe/traceContext.ts"
 import { BrokerUnavailable } from "./Broker.ts"
 import type { Reconnects } from "./deliveries.ts"
 import { blockText, type HeaderBlock } from "./headers.ts"
 import type { Incoming } from "./Incoming.ts"
 import type { Outgoing } from "./Outgoing.ts"
+import { Window } from "./Window.ts"
 
 /** A message for a stream, which confirms it. */
 export interface Message {
@@ -24,9 +25,9 @@ export interface Message {
   readonly copy: { readonly subject: string; readonly headers: HeaderBlock } | undefined
 }
 
-/** One permit is worth a message of up to this many bytes; as many as there are may be unconfirmed. */
-const permitBytes = 1024
-const permits = 8 * 1024
+/** What may be unconfirmed, in bytes, and what each message counts beside its payload: subjects and headers. */
+const windowBytes = 8 * 1024 * 1024
+const messageBytes = 256
 
 /** Messages sent at once, so that several callers take turns. */
 const sliceMessages = 1024
@@ -79,7 +80,7 @@ const isNews = (slice: Slice, answer: string): boolean => {
   return slice.confirmed.add(answer).size > before
 }
 
-/** Where the slice ends that begins at `start`, and its permits. */
+/** Where the slice ends that begins at `start`, and its bytes. Two fit in the window, so that one is under way while the next is made. */
 const nextSlice = <A>(
   all: ReadonlyArray<A>,
   start: number,
@@ -88,12 +89,12 @@ const nextSlice = <A>(
   let end = start
   let cost = 0
   while (end < all.length && end - start < sliceMessages) {
-    const next = Math.ceil((size(all[end]!) + 256) / permitBytes)
-    if (end > start && cost + next > permits / 2) break
+    const next = size(all[end]!) + messageBytes
+    if (end > start && cost + next > windowBytes / 2) break
     cost += next
     end++
   }
-  return { end, cost: Math.min(cost, permits) }
+  return { end, cost }
 }
 
 export const makePublisher = Effect.fnUntraced(function* (
@@ -103,7 +104,7 @@ export const makePublisher = Effect.fnUntraced(function* (
   reconnects: Reconnects,
 ): Effect.fn.Return<PublishAll, never, Scope.Scope> {
   const inbox = createInbox()
-  const window = Semaphore.makeUnsafe(permits)
+  const window = new Window(windowBytes)
   /** By reply subject. */
   const waiting = new Map<string, Slice>()
   let lastSlice = 0
@@ -181,7 +182,7 @@ export const makePublisher = Effect.fnUntraced(function* (
     for (let start = 0; start < all.length;) {
       const { end, cost } = nextSlice(all, start, size)
       const slice = start === 0 && end === all.length ? all : all.slice(start, end)
-      yield* window.withPermits(cost)(sendSlice(slice, toMessage))
+      yield* window.within(cost)(sendSlice(slice, toMessage))
       start = end
     }
   })
