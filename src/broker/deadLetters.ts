@@ -4,6 +4,7 @@ import { createInbox, type Msg, type NatsConnection } from "@nats-io/transport-n
 import { Effect, Option, Schema, type Scope, Stream } from "effect"
 import { createHash } from "node:crypto"
 import { BrokerUnavailable } from "./Broker.ts"
+import { watchConnection } from "./connection.ts"
 import { blockText, headerText, isPlain } from "./headers.ts"
 import { type Letter, LetterAssembly, type StoredMessage } from "./Letter.ts"
 import { attempt } from "./provision.ts"
@@ -250,10 +251,8 @@ export const openDeadLetters = Effect.fnUntraced(function* (
       { discard: true },
     )
 
-  const publish = yield* makePublisher(connection, new Outgoing(connection), new Incoming(connection), {
-    listeners: new Set(),
-    connected: true,
-  })
+  const state = yield* watchConnection(connection, () => Effect.void)
+  const publish = yield* makePublisher(connection, new Outgoing(connection), new Incoming(connection), state)
   const retry = Effect.fnUntraced(function* (letter: Letter, payload: Uint8Array = letter.payload) {
     const maxPayload = connection.info?.max_payload ?? Number.MAX_SAFE_INTEGER
     const message = retried(letter, payload, subjects, maxPayload)

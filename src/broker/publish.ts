@@ -3,13 +3,14 @@
  * acknowledgements are counted. No promise, timer, subscription or token for a single message: one that is missing has its
  * whole slice sent again, which the broker's deduplication makes harmless.
  */
-import { createInbox, type NatsConnection } from "@nats-io/transport-node"
+import type { NatsConnection, PermissionViolationError } from "@nats-io/transport-node"
 import { Effect, type Scope } from "effect"
 import type { TraceHeaders } from "../observe/traceContext.ts"
 import { BrokerUnavailable } from "./Broker.ts"
-import type { Reconnects } from "./deliveries.ts"
+import type { ConnectionState } from "./connection.ts"
 import { blockText, type HeaderBlock } from "./headers.ts"
-import type { Incoming } from "./Incoming.ts"
+import { Inbox } from "./Inbox.ts"
+import type { Incoming, Receive } from "./Incoming.ts"
 import type { Outgoing } from "./Outgoing.ts"
 import { Window } from "./Window.ts"
 
@@ -41,6 +42,8 @@ const pauseMillis = 100
 
 /** Messages that wait for their acknowledgements. */
 interface Slice {
+  /** Of all its messages; the broker names it where it refuses the right to publish. */
+  subject: string
   unanswered: number
   /** The stream that answers first; another one, of a domain beside ours, may take the same subject. */
   stream: string | undefined
@@ -49,6 +52,8 @@ interface Slice {
   /** What the broker said of a message that it did not store. */
   failure: string | undefined
   readonly done: () => void
+  /** The broker refuses the right to send it: to do so again at once would not help. */
+  readonly refuse: (reason: string) => void
 }
 
 /**
@@ -101,16 +106,14 @@ export const makePublisher = Effect.fnUntraced(function* (
   connection: NatsConnection,
   outgoing: Outgoing,
   incoming: Incoming,
-  reconnects: Reconnects,
+  state: ConnectionState,
 ): Effect.fn.Return<PublishAll, never, Scope.Scope> {
-  const inbox = createInbox()
   const window = new Window(windowBytes)
   /** By reply subject. */
   const waiting = new Map<string, Slice>()
   let lastSlice = 0
 
-  const subscription = connection.subscribe(`${inbox}.*`, { callback: () => undefined })
-  incoming.listen(subscription, (subject, _, __, payload) => {
+  const acknowledged: Receive = (subject, _, __, payload) => {
     const slice = waiting.get(subject)
     if (slice === undefined) return
     const answer = String(payload)
@@ -118,18 +121,29 @@ export const makePublisher = Effect.fnUntraced(function* (
     if (!answer.startsWith('{"stream":')) slice.failure = answer || "no stream takes that subject"
     else if (!isNews(slice, answer)) return
     if (--slice.unanswered === 0) slice.done()
+  }
+  const inbox = new Inbox(connection, incoming, acknowledged, (reason) => {
+    for (const slice of waiting.values()) slice.refuse(reason)
   })
   // The client drops what it could not send before a reconnect; no acknowledgement comes for that.
   const reconnected = () => {
     for (const slice of waiting.values()) slice.done()
   }
-  reconnects.listeners.add(reconnected)
-  yield* Effect.addFinalizer(() =>
+  const violated = ({ message, operation, subject }: PermissionViolationError) => {
+    if (operation !== "publish") return
+    for (const slice of waiting.values()) if (slice.subject === subject) slice.refuse(message)
+  }
+  yield* Effect.acquireRelease(
     Effect.sync(() => {
-      reconnects.listeners.delete(reconnected)
-      subscription.unsubscribe()
-      incoming.forget(subscription)
+      state.onReconnect.add(reconnected)
+      state.onViolation.add(violated)
     }),
+    () =>
+      Effect.sync(() => {
+        state.onReconnect.delete(reconnected)
+        state.onViolation.delete(violated)
+        inbox.close()
+      }),
   )
 
   /** Sends once and waits for the acknowledgements; gives the reason where not all were confirmed. */
@@ -139,12 +153,13 @@ export const makePublisher = Effect.fnUntraced(function* (
   ): Effect.Effect<string | undefined, BrokerUnavailable> =>
     Effect.callback((resume) => {
       // A new one for each attempt: an acknowledgement that comes late does not count for the next.
-      const reply = `${inbox}.${(++lastSlice).toString(36)}`
+      const reply = `${inbox.subject}.${(++lastSlice).toString(36)}`
       const finish = () => {
         clearTimeout(timer)
         waiting.delete(reply)
       }
       const slice: Slice = {
+        subject: "",
         unanswered: all.length,
         stream: undefined,
         confirmed: new Set(),
@@ -153,11 +168,20 @@ export const makePublisher = Effect.fnUntraced(function* (
           finish()
           resume(Effect.succeed(slice.failure ?? (slice.unanswered === 0 ? undefined : "not confirmed in time")))
         },
+        refuse: (reason) => {
+          finish()
+          resume(Effect.fail(failed(reason)))
+        },
       }
       const timer = setTimeout(slice.done, ackTimeoutMillis)
       waiting.set(reply, slice)
       try {
-        for (const item of all) send(outgoing, toMessage(item), reply)
+        inbox.open()
+        for (const item of all) {
+          const message = toMessage(item)
+          slice.subject = message.subject
+          send(outgoing, message, reply)
+        }
       } catch (cause) {
         finish()
         return resume(Effect.fail(new BrokerUnavailable({ operation: "publish", cause })))

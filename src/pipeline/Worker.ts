@@ -1,5 +1,6 @@
 /** A worker: both pipelines, side by side, on whatever layers are given. */
 import { Effect } from "effect"
+import { Broker } from "../broker/Broker.ts"
 import { runAppends } from "./AppendPipeline.ts"
 import { runQueries } from "./QueryPipeline.ts"
 
@@ -10,6 +11,12 @@ export interface WorkerOptions {
   readonly debug: boolean
 }
 
-/** Runs until interrupted; a failure or defect of either pipeline ends both. */
+/**
+ * Runs until interrupted; a failure or defect of either pipeline ends both, and so does the end of the connection to the
+ * broker, after which neither could do anything more.
+ */
 export const runWorker = (options: WorkerOptions) =>
-  Effect.all([runAppends(options), runQueries(options)], { concurrency: "unbounded", discard: true })
+  Effect.all([runAppends(options), runQueries(options), Broker.use((broker) => broker.closed)], {
+    concurrency: "unbounded",
+    discard: true,
+  })

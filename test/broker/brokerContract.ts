@@ -315,10 +315,10 @@ export const brokerContract = (
             Effect.timeout("5 seconds"),
             Effect.orDie,
           )
-        assert.deepStrictEqual(yield* broker.state, { appends: nothing, queries: nothing, missing: [] })
+        assert.deepStrictEqual(yield* broker.state, { appends: nothing, queries: nothing, problems: [] })
         for (const payload of ["one", "two", "three"]) yield* probe.publishAppend(payload)
         const before = yield* broker.state
-        assert.deepStrictEqual(before, { appends: { ...nothing, pending: 3 }, queries: nothing, missing: [] })
+        assert.deepStrictEqual(before, { appends: { ...nothing, pending: 3 }, queries: nothing, problems: [] })
         const [one, two, three] = yield* take(3)
         one!.ack()
         three!.ack()

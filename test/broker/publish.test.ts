@@ -2,6 +2,7 @@
 import { assert, layer } from "@effect/vitest"
 import { connect, createInbox } from "@nats-io/transport-node"
 import { Effect } from "effect"
+import { ConnectionState } from "../../src/broker/connection.ts"
 import { blockText } from "../../src/broker/headers.ts"
 import { Incoming } from "../../src/broker/Incoming.ts"
 import { Outgoing } from "../../src/broker/Outgoing.ts"
@@ -39,10 +40,7 @@ layer(TestNats.layer, { excludeTestServices: true })("publishing", (it) => {
         },
       })
       yield* Effect.promise(() => stream.flush())
-      const publish = yield* makePublisher(own, new Outgoing(own), new Incoming(own), {
-        connected: true,
-        listeners: new Set(),
-      })
+      const publish = yield* makePublisher(own, new Outgoing(own), new Incoming(own), new ConnectionState())
       const messages = ["1", "2", "3"].map((payload) => ({
         subject,
         payload,
