@@ -47,7 +47,7 @@ export interface ConnectionView {
   readonly attempts: number
   readonly troubles: ReadonlyArray<Trouble>
   /** How often the broker has refused the right to something, so far. */
-  readonly refused: Readonly<Record<Operation, number>>
+  readonly violations: Readonly<Record<Operation, number>>
 }
 
 /** A connection of which there is nothing to say. */
@@ -55,7 +55,7 @@ export const untroubled: ConnectionView = {
   connected: true,
   attempts: 0,
   troubles: [],
-  refused: Object.fromEntries(operations.map((operation) => [operation, 0])) as Record<Operation, number>,
+  violations: Object.fromEntries(operations.map((operation) => [operation, 0])) as Record<Operation, number>,
 }
 
 /**

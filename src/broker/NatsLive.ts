@@ -33,9 +33,9 @@ import {
 } from "./provision.ts"
 import { eventHeaders, makePublisher, type Message, publishMade } from "./publish.ts"
 import { Recovery, recoveryPauses } from "./Recovery.ts"
-import { Refusals } from "./Refusals.ts"
 import { parkedSubject, parkedTopic, setAsideMessage } from "./setAside.ts"
 import { StreamLives } from "./StreamLife.ts"
+import { Violations } from "./Violations.ts"
 
 export interface NatsSettings extends Topics {
   /** Comma-separated server list; may carry credentials, so it is never shown. */
@@ -88,22 +88,22 @@ const foreign = (operation: string) =>
   Effect.fail(new BrokerUnavailable({ operation, cause: new Error("not a delivery of this broker") }))
 
 /** Says what the broker refuses for the first time, or again, and remembers it. */
-const watchRefusals = Effect.fnUntraced(function* (
+const watchViolations = Effect.fnUntraced(function* (
   state: ConnectionState,
   { deadTopic, logsTopic, responseTopic }: Topics,
 ) {
-  const refusals = new Refusals({ responseTopic, deadTopic, parkedTopic: parkedTopic(logsTopic) })
+  const violations = new Violations({ responseTopic, deadTopic, parkedTopic: parkedTopic(logsTopic) })
   const runFork = Effect.runForkWith(yield* Effect.context())
-  state.onViolation.add((violation) => {
-    const news = refusals.note(violation, Date.now())
+  state.onViolation.add((error) => {
+    const news = violations.note(error, Date.now())
     if (news !== undefined) runFork(Effect.logError(`broker: refused (${news.operation}): ${news.text}`))
   })
-  return refusals
+  return violations
 })
 
 const make = Effect.fnUntraced(function* (settings: NatsSettings) {
   const { connection, state } = yield* connected(settings)
-  const refusals = yield* watchRefusals(state, settings)
+  const violations = yield* watchViolations(state, settings)
   const jsm = yield* attempt("JetStream", () => jetstreamManager(connection, { checkAPI: false }))
   // Unknown while the connection is being made again: then the last one counts.
   let lastMaxPayload = 1024 * 1024
@@ -169,7 +169,7 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
   )
 
   const view = (): ConnectionView => {
-    const refused = refusals.current(Date.now()).map(({ operation, text }) => ({
+    const refused = violations.current(Date.now()).map(({ operation, text }) => ({
       text: `refused (${operation}): ${text}`,
       // Whom a request names as its `reply_to` is not the worker's affair.
       disabling: operation !== "copy",
@@ -178,7 +178,7 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
       connected: state.connected && !connection.isClosed(),
       attempts: state.attempts,
       troubles: [...refused, ...recovery.troubles],
-      refused: refusals.counts,
+      violations: violations.counts,
     }
   }
   return Broker.of({

@@ -118,7 +118,7 @@ const make = (): Health["Service"] => {
 
 /** Asks broker and shards, and shows the parts to the watchdog. */
 const makeLook = (watchdog: Watchdog) => {
-  let counted: Partial<ConnectionView["refused"]> = {}
+  let counted: Partial<ConnectionView["violations"]> = {}
   return Effect.gen(function* () {
     const broker = yield* Broker
     const pool = yield* ShardPool
@@ -128,16 +128,16 @@ const makeLook = (watchdog: Watchdog) => {
       [Effect.exit(Effect.timeout(broker.state, askMillis)), pool.health, brokerFailures(metrics)],
       { concurrency: "unbounded" },
     )
-    const { attempts, connected, refused } = broker.connection()
+    const { attempts, connected, violations } = broker.connection()
     const observed: Observation = {
       broker: Exit.isSuccess(answer) ? answer.value : whyNone(answer.cause),
       shards,
     }
     for (const operation of operations) {
-      const by = refused[operation] - (counted[operation] ?? 0)
-      if (by > 0) yield* metrics.count("broker_refusals_total", { operation }, by)
+      const by = violations[operation] - (counted[operation] ?? 0)
+      if (by > 0) yield* metrics.count("permission_violations_total", { operation }, by)
     }
-    counted = { ...refused }
+    counted = { ...violations }
     const sights = Array.from(parts, ({ held, moves, name }): Sight => ({
       name,
       held: held(),

@@ -120,7 +120,7 @@ export const counters = {
     help: "Attempts that failed for a reason that another attempt may cure.",
     labels: { part: retryParts, reason: retryReasons },
   },
-  broker_refusals_total: {
+  permission_violations_total: {
     help: "Operations that the broker refused for lack of a right.",
     labels: { operation: operations },
   },

@@ -67,7 +67,7 @@ describe("a right that is refused", () => {
         assert.deepStrictEqual(yield* refusedNow, [text])
         yield* until(
           "it is tried again",
-          Effect.sync(() => broker.connection().refused.pull >= 3),
+          Effect.sync(() => broker.connection().violations.pull >= 3),
         )
         assert.lengthOf(
           logged.filter((line) => line === `broker: ${text}`),

@@ -178,7 +178,7 @@ describe("health", () => {
       const refused = (troubles: ConnectionView["troubles"], pull: number): ConnectionView => ({
         ...untroubled,
         troubles,
-        refused: { ...untroubled.refused, pull },
+        violations: { ...untroubled.violations, pull },
       })
       return Effect.gen(function* () {
         const { value } = yield* Metrics
@@ -191,7 +191,7 @@ describe("health", () => {
           broker: { ok: false },
         })
         yield* TestClock.adjust("6 seconds")
-        assert.strictEqual(yield* value("broker_refusals_total", { operation: "pull" }), 3)
+        assert.strictEqual(yield* value("permission_violations_total", { operation: "pull" }), 3)
         view = refused([{ text: "refused (copy): no", disabling: false }], 5)
         assert.deepInclude(yield* readiness, {
           ready: true,
@@ -199,7 +199,7 @@ describe("health", () => {
           broker: { ok: true },
         })
         yield* TestClock.adjust("6 seconds")
-        assert.strictEqual(yield* value("broker_refusals_total", { operation: "pull" }), 5)
+        assert.strictEqual(yield* value("permission_violations_total", { operation: "pull" }), 5)
         view = untroubled
         assert.deepInclude(yield* readiness, { ready: true, reasons: [] })
       }).pipe(Effect.scoped, Effect.provide(world(undefined, () => view)), alone)

@@ -1,14 +1,14 @@
-/** What is remembered of refusals, and until when. */
+/** What is remembered of refused rights, and until when. */
 import { PermissionViolationError } from "@nats-io/transport-node"
 import { assert, describe, it } from "@effect/vitest"
-import { Refusals } from "../../src/broker/Refusals.ts"
+import { Violations } from "../../src/broker/Violations.ts"
 
 const topics = { responseTopic: "response", deadTopic: "dead", parkedTopic: "logs_parked" }
 const publishing = (subject: string) => new PermissionViolationError(`no ${subject}`, "publish", subject)
 
-describe("Refusals", () => {
+describe("Violations", () => {
   it("are of an operation", () => {
-    const refusals = new Refusals(topics)
+    const violations = new Violations(topics)
     const operations = [
       publishing("$JS.API.CONSUMER.MSG.NEXT.s.c"),
       publishing("$JS.hub.API.CONSUMER.MSG.NEXT.s.c"),
@@ -20,7 +20,7 @@ describe("Refusals", () => {
       publishing("dead.logs"),
       publishing("logs_parked.appends.a"),
       new PermissionViolationError("no", "subscription", "_INBOX.a.*"),
-    ].map((violation) => refusals.note(violation, 0)?.operation)
+    ].map((error) => violations.note(error, 0)?.operation)
     assert.deepStrictEqual(operations, [
       "pull",
       "pull",
@@ -33,32 +33,32 @@ describe("Refusals", () => {
       "park",
       "receive",
     ])
-    assert.deepInclude(refusals.counts, { pull: 2, copy: 2, acknowledge: 1, event: 1 })
+    assert.deepInclude(violations.counts, { pull: 2, copy: 2, acknowledge: 1, event: 1 })
   })
 
   it("are news once, until they were not repeated for some time", () => {
-    const refusals = new Refusals(topics)
-    assert.isDefined(refusals.note(publishing("response"), 0))
+    const violations = new Violations(topics)
+    assert.isDefined(violations.note(publishing("response"), 0))
     for (let now = 5_000; now <= 60_000; now += 5_000) {
-      assert.isUndefined(refusals.note(publishing("response"), now))
+      assert.isUndefined(violations.note(publishing("response"), now))
     }
-    assert.lengthOf(refusals.current(74_999), 1)
-    assert.lengthOf(refusals.current(75_000), 0)
-    assert.isDefined(refusals.note(publishing("response"), 75_000))
+    assert.lengthOf(violations.current(74_999), 1)
+    assert.lengthOf(violations.current(75_000), 0)
+    assert.isDefined(violations.note(publishing("response"), 75_000))
     // What could not be acknowledged comes again after half a minute.
-    assert.isDefined(refusals.note(publishing("$JS.ACK.s.c.1.2.3.4.5"), 75_000))
-    assert.isUndefined(refusals.note(publishing("$JS.ACK.s.c.1.3.4.5.5"), 110_000))
-    assert.lengthOf(refusals.current(169_999), 1)
-    assert.lengthOf(refusals.current(170_000), 0)
+    assert.isDefined(violations.note(publishing("$JS.ACK.s.c.1.2.3.4.5"), 75_000))
+    assert.isUndefined(violations.note(publishing("$JS.ACK.s.c.1.3.4.5.5"), 110_000))
+    assert.lengthOf(violations.current(169_999), 1)
+    assert.lengthOf(violations.current(170_000), 0)
   })
 
   it("are bounded, whatever subjects there are", () => {
-    const refusals = new Refusals(topics)
+    const violations = new Violations(topics)
     for (let i = 0; i < 1_000; i++) {
-      refusals.note(publishing(`dead.${i}`), 0)
-      refusals.note(publishing(`_INBOX.${i}`), 0)
+      violations.note(publishing(`dead.${i}`), 0)
+      violations.note(publishing(`_INBOX.${i}`), 0)
     }
-    assert.isAtMost(refusals.current(0).length, 64)
-    assert.strictEqual(refusals.counts.copy, 1_000)
+    assert.isAtMost(violations.current(0).length, 64)
+    assert.strictEqual(violations.counts.copy, 1_000)
   })
 })

@@ -1,7 +1,7 @@
 /**
- * What the broker refuses this connection the right to.
+ * Permission violations: what the broker refuses this connection the right to.
  *
- * The broker says when it refuses something, and not when it would no longer. So a refusal counts until it was not repeated
+ * The broker says when it refuses something, and not when it would no longer. So a violation counts until it was not repeated
  * for longer than it takes until it must be. What keeps asking: a consumer that is lost is recovered, and pulled from again;
  * events, dead letters and what is parked are published again until they are confirmed; the state of the broker is asked
  * for every few seconds; and what could not be acknowledged is delivered again, and acknowledged then.
@@ -12,10 +12,10 @@ import { type Operation, untroubled } from "./Broker.ts"
 /** Everything but an acknowledgement is tried again within seven seconds; that one comes with the redelivery. */
 const countsMillis = { acknowledge: 60_000, other: 15_000 }
 
-/** Most refusals that are remembered one by one. */
+/** Most violations that are remembered one by one. */
 const rememberedMax = 64
 
-export interface Refusal {
+export interface Violation {
   readonly operation: Operation
   /** What the broker said. */
   readonly text: string
@@ -42,40 +42,40 @@ const operationOf = (
   return subject.startsWith(`${parkedTopic}.`) ? "park" : "copy"
 }
 
-export class Refusals {
+export class Violations {
   readonly #topics: PublishedTopics
-  readonly #refusals = new Map<string, Refusal>()
-  readonly counts = { ...untroubled.refused }
+  readonly #remembered = new Map<string, Violation>()
+  readonly counts = { ...untroubled.violations }
 
   constructor(topics: PublishedTopics) {
     this.#topics = topics
   }
 
-  /** Takes a refusal in; gives it where it is news: the first of its subject, or the first after it was gone. */
-  note(violation: PermissionViolationError, now: number): Refusal | undefined {
-    const operation = operationOf(violation, this.#topics)
+  /** Takes one in; gives it where it is news: the first of its subject, or the first after it was gone. */
+  note(error: PermissionViolationError, now: number): Violation | undefined {
+    const operation = operationOf(error, this.#topics)
     this.counts[operation]++
     // Subjects without number: each message's own acknowledgement, inboxes, and what requests name as their `reply_to`.
     const several = operation === "acknowledge" || operation === "receive" || operation === "copy"
-    const key = several ? operation : violation.subject
-    const known = this.#refusals.get(key)
+    const key = several ? operation : error.subject
+    const known = this.#remembered.get(key)
     if (known !== undefined && this.#counts(known, now)) {
       known.at = now
       return undefined
     }
-    const refusal = { operation, text: violation.message, at: now }
-    this.#refusals.delete(key)
-    if (this.#refusals.size >= rememberedMax) this.#refusals.delete(this.#refusals.keys().next().value!)
-    this.#refusals.set(key, refusal)
-    return refusal
+    const violation = { operation, text: error.message, at: now }
+    this.#remembered.delete(key)
+    if (this.#remembered.size >= rememberedMax) this.#remembered.delete(this.#remembered.keys().next().value!)
+    this.#remembered.set(key, violation)
+    return violation
   }
 
   /** Those that still count. */
-  current(now: number): ReadonlyArray<Refusal> {
-    return [...this.#refusals.values()].filter((refusal) => this.#counts(refusal, now))
+  current(now: number): ReadonlyArray<Violation> {
+    return [...this.#remembered.values()].filter((violation) => this.#counts(violation, now))
   }
 
-  #counts({ at, operation }: Refusal, now: number): boolean {
+  #counts({ at, operation }: Violation, now: number): boolean {
     return now - at < (operation === "acknowledge" ? countsMillis.acknowledge : countsMillis.other)
   }
 }
