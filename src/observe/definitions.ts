@@ -31,6 +31,8 @@ export const retryReasons = [
   "publish",
   "dead letter",
   "park",
+  // No room for more of them.
+  "full",
   // In recovery or read-only; wrong password or role; no such database.
   "25006",
   "28000",

@@ -3,6 +3,7 @@ import { Effect } from "effect"
 import { Broker } from "../broker/Broker.ts"
 import { runAppends } from "./AppendPipeline.ts"
 import { runQueries } from "./QueryPipeline.ts"
+import * as Refusals from "./Refusals.ts"
 
 export interface WorkerOptions {
   /** Where events go and what `reply_to` may lie below. */
@@ -16,7 +17,12 @@ export interface WorkerOptions {
  * broker, after which neither could do anything more.
  */
 export const runWorker = (options: WorkerOptions) =>
-  Effect.all([runAppends(options), runQueries(options), Broker.use((broker) => broker.closed)], {
-    concurrency: "unbounded",
-    discard: true,
-  })
+  Effect.gen(function* () {
+    const { closed } = yield* Broker
+    // From before the pipelines until after them: they refuse to the last.
+    const refusals = yield* Refusals.make
+    yield* Effect.all([runAppends(options), runQueries(options), refusals.run, closed], {
+      concurrency: "unbounded",
+      discard: true,
+    }).pipe(Effect.provideService(Refusals.Refusals, refusals))
+  }).pipe(Effect.scoped)
