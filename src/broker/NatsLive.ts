@@ -169,8 +169,8 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
   )
 
   const view = (): ConnectionView => {
-    const refused = violations.current(Date.now()).map(({ operation, text }) => ({
-      text: `refused (${operation}): ${text}`,
+    const refused = violations.current(Date.now()).map(({ more, operation, text }) => ({
+      text: `refused (${operation}): ${text}${more === 0 ? "" : `, and ${more} more`}`,
       // Whom a request names as its `reply_to` is not the worker's affair.
       disabling: operation !== "copy",
     }))

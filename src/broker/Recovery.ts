@@ -38,7 +38,9 @@ const limitsOf = ({ max_batch, max_bytes, max_expires }: ConsumerConfig): Reques
   millis: max_expires ? max_expires / 1_000_000 : Infinity,
 })
 
-const streamKey = (part: StreamPart): string => `stream of ${part}`
+/** A stream that is pulled from, and one that something is stored in: one may serve for the other although it can't for the first. */
+const sourceKey = (part: StreamPart): string => `stream of ${part}`
+const destinationKey = (part: StreamPart): string => `destination ${part}`
 
 export class Recovery {
   readonly #jsm: JetStreamManager
@@ -64,7 +66,7 @@ export class Recovery {
   /** The stream, made again where it is missing. */
   stream(part: StreamPart) {
     const spec = this.#specs[part]
-    return this.#insisted(streamKey(part), true, ensureStream(this.#jsm, spec))
+    return this.#insisted(sourceKey(part), true, ensureStream(this.#jsm, spec))
   }
 
   /** The consumer, once its stream is known, made again where it is missing; what it allows. */
@@ -114,7 +116,7 @@ export class Recovery {
     return Effect.suspend(() =>
       !this.#connection.connected || Date.now() - repair.at < repairPauseMillis
         ? Effect.void
-        : this.#tried(streamKey(part), true, ensureStream(this.#jsm, this.#specs[part])).pipe(
+        : this.#tried(destinationKey(part), true, ensureStream(this.#jsm, this.#specs[part])).pipe(
             Effect.ignore,
             Effect.ensuring(Effect.sync(() => (repair.at = Date.now()))),
           ),
@@ -123,7 +125,7 @@ export class Recovery {
 
   /** Something was stored in the stream: whatever was wrong with it is over. */
   works(part: StreamPart): void {
-    this.#troubles.delete(streamKey(part))
+    this.#troubles.delete(destinationKey(part))
   }
 
   /** Tries once; what fails is said where it is news. */
