@@ -1,7 +1,7 @@
 /** Keeps the streams small, and sees to it that no consumer is ahead of its stream. */
 import type { ConsumerInfo, JetStreamManager, StreamInfo } from "@nats-io/jetstream"
 import { Effect } from "effect"
-import { attempt, consumerName, isParkedConsumer, type Provisioned } from "./provision.ts"
+import { attempt, consumerName, isParkedConsumer, listConsumers, type Provisioned } from "./provision.ts"
 
 /** Done messages kept below the ack floor: for a look back, and for a database that is restored a little older. */
 const purgeMargin = { logs: 10_000, query: 1_000, parked: 1_000 }
@@ -54,9 +54,7 @@ export const maintain = Effect.fnUntraced(function* (
  * subject that is delivered and not acknowledged, as if it were done. So one shard that is lost holds up the purge of all.
  */
 const maintainParked = Effect.fnUntraced(function* (jsm: JetStreamManager, name: string) {
-  const consumers = (yield* attempt("consumers", () => jsm.consumers.list(name).next())).filter((consumer) =>
-    isParkedConsumer(consumer.name),
-  )
+  const consumers = (yield* listConsumers(jsm, name)).filter((consumer) => isParkedConsumer(consumer.name))
   const stream = yield* attempt("stream info", () => jsm.streams.info(name, { subjects_filter: ">" }))
   const filters = new Set(consumers.map((consumer) => consumer.config.filter_subject))
   // A consumer that is lost has yet to be made again; nobody knows what it has not done.

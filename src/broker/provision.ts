@@ -9,7 +9,6 @@ import {
   type ConsumerConfig,
   DeliverPolicy,
   DiscardPolicy,
-  JetStreamApiError,
   type JetStreamManager,
   RetentionPolicy,
   StorageType,
@@ -18,6 +17,7 @@ import {
 } from "@nats-io/jetstream"
 import { Effect, Result, Schema } from "effect"
 import { BrokerUnavailable, type ParkedKind } from "./Broker.ts"
+import { ackPendingLimit, isNameInUse, isNotFound } from "./jetStreamErrors.ts"
 import type { FoundStream } from "./StreamLife.ts"
 import { parkedSubject, parkedTopic, retrySubject, shardToken } from "./setAside.ts"
 
@@ -95,10 +95,10 @@ export const attempt = <A>(operation: string, run: () => Promise<A>): Effect.Eff
 
 const streamName = (topic: string) => `objectlog_${topic.replaceAll(".", "_")}`
 
-const intake = (
-  topic: string,
-  replicas: number,
-): Partial<StreamConfig> & { name: string; subjects: Array<string> } => ({
+/** A stream as it is made where it is missing. */
+export type StreamSpec = Partial<StreamConfig> & { name: string; subjects: Array<string> }
+
+const intake = (topic: string, replicas: number): StreamSpec => ({
   name: streamName(topic),
   subjects: [topic],
   storage: StorageType.File,
@@ -141,13 +141,10 @@ export const streamProblem = (config: StreamConfig, subject: string): string | u
   return undefined
 }
 
-/** The server's code for a stream of that name with another configuration. */
-const nameInUse = 10058
-
 /** The stream that captures the subject, made if there is none. */
-const ensureStream = Effect.fnUntraced(function* (
+export const ensureStream = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
-  config: Partial<StreamConfig> & { name: string; subjects: Array<string> },
+  config: StreamSpec,
 ): Effect.fn.Return<FoundStream, BrokerUnavailable | BrokerMisconfigured> {
   const subject = config.subjects[0]!
   let found = yield* findStream(jsm, subject)
@@ -157,8 +154,7 @@ const ensureStream = Effect.fnUntraced(function* (
     // Another worker may have been faster.
     found = yield* findStream(jsm, subject)
     if (found === undefined) {
-      const { cause } = created.failure
-      if (!(cause instanceof JetStreamApiError) || cause.code !== nameInUse) return yield* created.failure
+      if (!isNameInUse(created.failure)) return yield* created.failure
       return yield* new BrokerMisconfigured({
         stream: config.name,
         problem: `exists and does not capture ${subject}`,
@@ -187,43 +183,61 @@ export const consumerProblem = (config: ConsumerConfig, filter: string): string 
   return undefined
 }
 
-/** Finds or creates a consumer. */
+/** The consumer, where there is one. */
+export const findConsumer = (jsm: JetStreamManager, stream: string, name: string) =>
+  attempt("find consumer", () => jsm.consumers.info(stream, name)).pipe(
+    Effect.catchIf(isNotFound, () => Effect.undefined),
+  )
+
+/** Finds or creates a consumer; gives it as it is. */
 export const ensureConsumer = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
   stream: string,
   { name, filter, ackPendingMax: ackPending }: Omit<ConsumerSpec, "part">,
-): Effect.fn.Return<void, BrokerUnavailable | BrokerMisconfigured> {
-  const exists = attempt("find consumer", () => jsm.consumers.info(stream, name))
-  const create = attempt("create consumer", () =>
-    jsm.consumers.add(stream, {
-      durable_name: name,
-      ack_policy: AckPolicy.Explicit,
-      deliver_policy: DeliverPolicy.All,
-      ack_wait: nanos(ackWaitMillis),
-      max_deliver: -1,
-      max_ack_pending: ackPending,
-      filter_subject: filter,
-    }),
+): Effect.fn.Return<ConsumerConfig, BrokerUnavailable | BrokerMisconfigured> {
+  const create = (ackPendingMax: number) =>
+    attempt("create consumer", () =>
+      jsm.consumers.add(stream, {
+        durable_name: name,
+        ack_policy: AckPolicy.Explicit,
+        deliver_policy: DeliverPolicy.All,
+        ack_wait: nanos(ackWaitMillis),
+        max_deliver: -1,
+        max_ack_pending: ackPendingMax,
+        filter_subject: filter,
+      }),
+    )
+  const make = create(ackPending).pipe(
+    Effect.catchIf(
+      (error) => ackPendingLimit(error) !== undefined,
+      (error) => {
+        const limit = ackPendingLimit(error)!
+        const line = `stream ${stream}: the broker allows the consumer ${name} only ${limit} unacknowledged deliveries of ${ackPending}: a slow shard may hold up the others; raise its limit max_ack_pending`
+        return Effect.tap(create(limit), Effect.logWarning(line))
+      },
+    ),
   )
-  // The third time for whoever lost the race to create it.
-  const { config } = yield* Effect.firstSuccessOf([exists, create, exists])
-  const misconfigured = (problem: string) =>
-    new BrokerMisconfigured({ stream, problem: `consumer ${name}: ${problem}` })
+  // Another worker may be faster; if not, why it can't be made is what has to be known.
+  const madeOrFound = Effect.catch(make, (failure) =>
+    Effect.filterOrFail(
+      findConsumer(jsm, stream, name),
+      (other) => other !== undefined,
+      () => failure,
+    ),
+  )
+  const { config } = (yield* findConsumer(jsm, stream, name)) ?? (yield* madeOrFound)
   const problem = consumerProblem(config, filter)
-  if (problem !== undefined) return yield* misconfigured(problem)
+  if (problem === undefined) return config
+  return yield* new BrokerMisconfigured({ stream, problem: `consumer ${name}: ${problem}` })
 })
 
-/** Finds or creates everything that a worker needs. */
-export const provision = Effect.fnUntraced(function* (
-  jsm: JetStreamManager,
-  topics: Topics,
-): Effect.fn.Return<Provisioned, BrokerUnavailable | BrokerMisconfigured> {
-  const { replicas } = topics
-  const logs = yield* ensureStream(jsm, intake(topics.logsTopic, replicas))
-  const query = yield* ensureStream(jsm, intake(topics.queryTopic, replicas))
-  yield* ensureStream(jsm, {
-    name: streamName(topics.responseTopic),
-    subjects: [topics.responseTopic, `${topics.responseTopic}.>`],
+/** The streams that a worker uses. */
+export const streamSpecs = ({ deadTopic, logsTopic, queryTopic, replicas, responseTopic }: Topics) => ({
+  logs: intake(logsTopic, replicas),
+  query: intake(queryTopic, replicas),
+  response: {
+    name: streamName(responseTopic),
+    subjects: [responseTopic, `${responseTopic}.>`],
     storage: StorageType.File,
     retention: RetentionPolicy.Limits,
     num_replicas: replicas,
@@ -231,27 +245,46 @@ export const provision = Effect.fnUntraced(function* (
     max_age: nanos(24 * 3_600_000),
     max_bytes: 1024 ** 3,
     duplicate_window: nanos(120_000),
-  })
-  yield* ensureStream(jsm, {
-    name: streamName(topics.deadTopic),
-    subjects: [`${topics.deadTopic}.>`],
+  },
+  dead: {
+    name: streamName(deadTopic),
+    subjects: [`${deadTopic}.>`],
     storage: StorageType.File,
     retention: RetentionPolicy.Limits,
     num_replicas: replicas,
     duplicate_window: nanos(120_000),
-  })
-  const parked = yield* ensureStream(jsm, {
-    name: streamName(parkedTopic(topics.logsTopic)),
-    subjects: [`${parkedTopic(topics.logsTopic)}.>`],
+  },
+  parked: {
+    name: streamName(parkedTopic(logsTopic)),
+    subjects: [`${parkedTopic(logsTopic)}.>`],
     storage: StorageType.File,
     retention: RetentionPolicy.Limits,
     num_replicas: replicas,
     duplicate_window: nanos(120_000),
-  })
+  },
+})
+
+export type StreamPart = keyof ReturnType<typeof streamSpecs>
+
+/** Finds or creates everything that a worker needs. */
+export const provision = Effect.fnUntraced(function* (
+  jsm: JetStreamManager,
+  topics: Topics,
+): Effect.fn.Return<Provisioned, BrokerUnavailable | BrokerMisconfigured> {
+  const specs = streamSpecs(topics)
+  const logs = yield* ensureStream(jsm, specs.logs)
+  const query = yield* ensureStream(jsm, specs.query)
+  yield* ensureStream(jsm, specs.response)
+  yield* ensureStream(jsm, specs.dead)
+  const parked = yield* ensureStream(jsm, specs.parked)
   yield* ensureConsumer(jsm, logs.name, intakeConsumer("logs", topics))
   yield* ensureConsumer(jsm, query.name, intakeConsumer("query", topics))
   return { logs, query, parked }
 })
+
+/** All consumers of a stream. The server tells of them in pages of 256, and the parked stream has two for each shard. */
+export const listConsumers = (jsm: JetStreamManager, stream: string) =>
+  attempt("list consumers", () => Array.fromAsync(jsm.consumers.list(stream)))
 
 /** Others may look at the stream with consumers of their own. */
 export const isParkedConsumer = (name: string): boolean => /^(?:retry$|appends_|reads_)/.test(name)

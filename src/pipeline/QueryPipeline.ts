@@ -19,11 +19,12 @@ import { HashRing } from "../placement/HashRing.ts"
 import type { ReadRejected, ShardUnavailable } from "../shard/ShardPool.ts"
 import type { Source } from "./Lane.ts"
 import * as limits from "./limits.ts"
-import { logDelivery, park, refuse, secondsSince } from "./outcome.ts"
+import { logDelivery, park, secondsSince } from "./outcome.ts"
 import { Patience } from "./Patience.ts"
 import { serveRead } from "./reading.ts"
 import type { Read } from "./readPlan.ts"
 import * as ReadQueue from "./ReadQueue.ts"
+import { refuse, type Refusals } from "./Refusals.ts"
 import { type Lease, Shares } from "./Shares.ts"
 import type { WorkerOptions } from "./Worker.ts"
 
@@ -44,9 +45,6 @@ interface Activity {
 interface Admitted extends Read {
   readonly shard: Shard
 }
-
-/** Holds the places of what can't be decoded, beside those of the shards: no shard has an empty name. */
-const refusals = ""
 
 const weightOf = ({ payload }: Delivery) => limits.readWaitingBytes + 2 * payload.byteLength
 
@@ -147,7 +145,7 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
     }
 
     /** Has something done about a delivery, which has its place until then. */
-    const run = (delivery: Delivery, place: Lease, work: Effect.Effect<void, never, Broker | Metrics>) =>
+    const run = (delivery: Delivery, place: Lease, work: Effect.Effect<void, never, Broker | Metrics | Refusals>) =>
       FiberSet.run(
         running,
         tracing.within(delivery, work).pipe(
@@ -208,14 +206,6 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
       }
     })
 
-    const refuseOne = Effect.fnUntraced(function* (delivery: Delivery, refusal: Refusal) {
-      const place = places.tryTake(refusals, undefined, weightOf(delivery))
-      if (place !== undefined) return yield* run(delivery, place, refuse("query", delivery, refusal))
-      // Dead letters can't be stored at present.
-      delivery.retry(limits.handBackDelay(delivery.deliveryCount, yield* Random.next))
-      held.delete(delivery)
-    })
-
     const admit = (source: Source) => (deliveries: ReadonlyArray<Delivery>) =>
       Effect.gen(function* () {
         const pageMax = pageMaxBytes(broker.maxPayload())
@@ -227,7 +217,8 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
           if (delivery.deliveryCount > 1) yield* metrics.count("redeliveries_total", { subject: "query" })
           const decoded = decodeRead(delivery.text, { maxPayload: broker.maxPayload(), responseTopic })
           if (Result.isFailure(decoded)) {
-            yield* refuseOne(delivery, decoded.failure)
+            held.delete(delivery)
+            yield* refuse("query", delivery, decoded.failure)
             continue
           }
           const shard = shards[ring.shardOf(decoded.success.id)]!

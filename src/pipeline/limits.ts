@@ -119,6 +119,10 @@ export const readHandBacks = 3
 /** Deliveries after which a read that fails for a reason of its own is refused. */
 export const readAttempts = 4
 
-/** Refused messages that wait for their dead letter, and how many are written at the same time. */
+/** Refused messages of a kind that wait for their dead letter, in all and in bytes of payload, and how many are written at the same time. */
 export const refusalsWaiting = 1_000
+export const refusalsBytesMax = 8 * 1024 * 1024
 export const refusalsAtOnce = 64
+
+/** How long refusals beyond those may hold up an intake: as long as a full lane may. */
+export const refusalsFullMillis = laneFullWaitMillis

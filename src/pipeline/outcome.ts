@@ -120,8 +120,8 @@ export const park = Effect.fnUntraced(function* (
   return [...rest]
 })
 
-/** Dead-letters and answers one message; `type` is the kind of the request. */
-export const refuse: (
+/** Dead-letters, answers and acknowledges one message; `type` is the kind of the request. */
+export const dismiss: (
   type: Subject,
   delivery: Delivery,
   refusal: Refusal,
