@@ -70,6 +70,8 @@ export interface Delivery extends Stamp {
   readonly payload: Uint8Array
   /** The payload as text, or `undefined` where it is not UTF-8. */
   readonly text: string | undefined
+  /** About how much memory it takes, in bytes. */
+  readonly heldBytes: number
   /** How often it was delivered, 1 the first time. Being set aside begins a new count. */
   readonly deliveryCount: number
   /** Begins the ids of what this request leads to: `""`, but for a dead letter that is tried again, each time another one. */
@@ -83,6 +85,8 @@ export interface Delivery extends Stamp {
   retry(delayMillis: number): void
   /** Tells the broker that it is still being worked on. */
   working(): void
+  /** It is going to be kept for long: it is parted from the messages that it shares memory with. */
+  detach(): void
 }
 
 /**

@@ -190,6 +190,12 @@ export class MemoryDelivery implements Delivery {
     return decodeText(this.payload)
   }
 
+  get heldBytes(): number {
+    return 2 * this.payload.byteLength
+  }
+
+  detach(): void {}
+
   get outcomePrefix(): string {
     return this.stored.outcomePrefix
   }

@@ -1,5 +1,6 @@
 /** One delivery of a JetStream message: its stamp, its headers, and how it is settled. */
 import type { MessageTrace } from "../observe/MessageTrace.ts"
+import { ownText } from "../domain/ownText.ts"
 import type { Delivery } from "./Broker.ts"
 import { firstHeader, type Headers, headerValue, parseHeaders } from "./headers.ts"
 import { numberIn } from "./Incoming.ts"
@@ -29,10 +30,10 @@ export class NatsDelivery implements Delivery {
   readonly deliveryCount: number
   readonly outcomePrefix: string
   trace: MessageTrace | undefined = undefined
-  readonly #payload: string | Uint8Array
-  readonly #reply: string
+  #payload: string | Uint8Array
+  #reply: string
   /** The block, or what was read from it. */
-  readonly #headers: string | Headers
+  #headers: string | Headers
   readonly #streams: StreamLives
   readonly #life: Life
   #settled = false
@@ -69,6 +70,25 @@ export class NatsDelivery implements Delivery {
 
   get payload(): Uint8Array {
     return typeof this.#payload === "string" ? Buffer.from(this.#payload) : this.#payload
+  }
+
+  get heldBytes(): number {
+    const headers = this.#headers
+    const size =
+      typeof headers === "string"
+        ? headers.length
+        : headers.reduce((sum, [name, value]) => sum + name.length + value.length, 0)
+    return size + (typeof this.#payload === "string" ? 2 * this.#payload.length : this.#payload.byteLength)
+  }
+
+  detach(): void {
+    const headers = this.#headers
+    if (typeof this.#payload === "string") this.#payload = ownText(this.#payload)
+    this.#reply = ownText(this.#reply)
+    this.#headers =
+      typeof headers === "string"
+        ? ownText(headers)
+        : headers.map(([name, value]) => [ownText(name), ownText(value)] as const)
   }
 
   header(name: string): string | undefined {

@@ -33,13 +33,13 @@ export class StreamLives {
   /** Counts the breaks: an answer to a question from before the last one says nothing. */
   #doubts = 0
   readonly #isConnected: () => boolean
-  readonly #outgoing: Outgoing
+  readonly #outgoing: Pick<Outgoing, "answer">
   readonly #sure = Latch.makeUnsafe(true)
   readonly #unsure = Latch.makeUnsafe(false)
   /** Called when it turns out that the stream is another one. */
   readonly onChange = new Set<() => void>()
 
-  constructor(found: FoundStream, isConnected: () => boolean, outgoing: Outgoing) {
+  constructor(found: FoundStream, isConnected: () => boolean, outgoing: Pick<Outgoing, "answer">) {
     this.#found = found
     this.#isConnected = isConnected
     this.#outgoing = outgoing

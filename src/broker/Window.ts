@@ -35,14 +35,21 @@ export class Window {
   }
 
   #take(cost: number): Effect.Effect<void> {
-    return Effect.callback((resume) => {
-      const waiter: Waiter = { cost, enter: () => resume(Effect.void) }
-      this.#waiting.add(waiter)
-      this.#admit()
-      return Effect.sync(() => {
-        this.#waiting.delete(waiter)
+    return Effect.suspend(() => {
+      let waiter: Waiter | undefined
+      return Effect.callback<void>((resume) => {
+        waiter = { cost, enter: () => resume(Effect.void) }
+        this.#waiting.add(waiter)
         this.#admit()
-      })
+      }).pipe(
+        Effect.onInterrupt(() =>
+          Effect.sync(() => {
+            // Where it does not wait any more it was let in, and has not come to know it.
+            if (waiter !== undefined && !this.#waiting.delete(waiter)) this.#free += cost
+            this.#admit()
+          }),
+        ),
+      )
     })
   }
 

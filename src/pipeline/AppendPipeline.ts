@@ -15,11 +15,12 @@ import * as Lane from "./Lane.ts"
 import * as limits from "./limits.ts"
 import { logDelivery } from "./outcome.ts"
 import { Refusals } from "./Refusals.ts"
-import type { Offered, Work } from "./Waiting.ts"
+import { Shares } from "./Shares.ts"
+import { type Offered, type Source, Work } from "./Waiting.ts"
 import type { WorkerOptions } from "./Worker.ts"
 
 /** Decodes a delivery with its headers; the refusal where it can't be served. */
-const decode = (source: Lane.Source, delivery: Delivery, bounds: Limits): Result.Result<Work, Refusal> => {
+const decode = (source: Source, delivery: Delivery, bounds: Limits): Result.Result<Work, Refusal> => {
   const decoded = decodeAppend(delivery.text, bounds)
   if (Result.isFailure(decoded)) return Result.fail(decoded.failure)
   const { id, log, replyTo, requestId } = decoded.success
@@ -28,7 +29,8 @@ const decode = (source: Lane.Source, delivery: Delivery, bounds: Limits): Result
   if (problem !== undefined) return Result.fail({ id, replyTo, requestId, code: "invalid_message", message: problem })
   const { deliveryCount, seq, timestamp } = delivery
   const redelivered = deliveryCount > 1 || source === "setAside"
-  return Result.succeed({ delivery, entry: { id, timestamp, seq, log, messageId, redelivered }, requestId, replyTo })
+  const entry = { id, timestamp, seq, log, messageId, redelivered }
+  return Result.succeed(new Work(source, delivery, entry, decoded.success))
 }
 
 /** Runs until interrupted; then stops the intake, finishes or hands back what it holds, within `drainMillis`. */
@@ -38,15 +40,22 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
     const ring = yield* HashRing
     const metrics = yield* Metrics
     const tracing = yield* Tracing
-    const flow = new Flow(ring.shards.length)
-    const lanes = yield* Effect.forEach(ring.shards, (shard, index) => Lane.make(index, shard.name, flow))
+    const shared: Lane.Shared = {
+      flow: new Flow(ring.shards.map(({ name }) => name)),
+      memory: new Shares(limits.lanesBytes, 2 * ring.shards.length),
+      parking: new Shares(limits.parkingBytes, ring.shards.length),
+    }
+    const lanes = yield* Effect.forEach(ring.shards, (shard, index) => Lane.make(index, shard.name, shared))
     const refusals = yield* Refusals
 
     /** Brings what did not fit into full lanes to its place; hands it back if that is interrupted. */
-    const admit = (source: Lane.Source, full: ReadonlyArray<readonly [Lane.Lane, Offered]>) => {
+    const admit = (source: Source, full: ReadonlyArray<readonly [Lane.Lane, Offered]>) => {
       const rest = () => full.flatMap(([, { works, next }]) => works.slice(next))
       const keepAlive = Effect.sync(() => {
-        for (const { delivery } of rest()) delivery.working()
+        for (const work of rest()) {
+          work.delivery.working()
+          work.detach()
+        }
       }).pipe(Effect.delay(limits.keepAliveMillis), Effect.forever)
       // Side by side, so that a full lane holds up the others once at most.
       return Effect.forEach(full, ([lane, offered]) => lane.admit(source, offered), {
@@ -62,7 +71,7 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
       )
     }
 
-    const route = (source: Lane.Source) => (deliveries: ReadonlyArray<Delivery>) =>
+    const route = (source: Source) => (deliveries: ReadonlyArray<Delivery>) =>
       // Interruptible only where it waits, and where it is known what to hand back.
       Effect.uninterruptibleMask((restore) =>
         Effect.gen(function* () {

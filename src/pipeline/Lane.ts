@@ -6,8 +6,8 @@
  * large batches. Commit, then event, then ack: transactions of a lane run one after the other, each while the events of the
  * one before are being confirmed by the broker.
  *
- * States. *up*: batches commit. *stalled*: it made no room for `laneFullWaitMillis`; what arrives beyond its bounds is
- * parked at once, until it has caught up. *down*: the last attempt failed for a transient reason and is being repeated,
+ * States. *up*: batches commit. *stalled*: it made no room for `laneFullWaitMillis`, or was in the way of lanes that had nothing to
+ * do until their patience was used up; what arrives beyond its bounds is parked at once, until it has caught up. *down*: the last attempt failed for a transient reason and is being repeated,
  * without end; stalled too, and the lane keeps what it holds. *closing*: the worker stops; what waits is handed back, what
  * is under way is finished within a bound.
  */
@@ -23,12 +23,11 @@ import type { Flow } from "./Flow.ts"
 import * as limits from "./limits.ts"
 import * as LossCheck from "./LossCheck.ts"
 import * as Parking from "./Parking.ts"
-import { type Offered, Waiting, type Work } from "./Waiting.ts"
+import { Patience } from "./Patience.ts"
+import type { Shares } from "./Shares.ts"
+import { type Offered, type Source, Waiting, type Work } from "./Waiting.ts"
 import { Appended, publishForever, secondsSince } from "./outcome.ts"
 import { refuse, type Refusals } from "./Refusals.ts"
-
-/** Where an append comes from: `setAside` is what was parked, or refused and is tried again. */
-export type Source = "intake" | "setAside"
 
 export interface Lane {
   readonly shard: string
@@ -49,6 +48,14 @@ export interface Lane {
   readonly close: Effect.Effect<void>
 }
 
+/** What the lanes of a worker share. */
+export interface Shared {
+  readonly flow: Flow
+  /** What they hold, and what is being parked, in bytes. */
+  readonly memory: Shares
+  readonly parking: Shares
+}
+
 /** A part of a batch that is in the database. */
 interface Committed {
   readonly works: ReadonlyArray<Work>
@@ -59,20 +66,37 @@ interface Committed {
 export const make = Effect.fnUntraced(function* (
   index: number,
   shard: string,
-  flow: Flow,
+  { flow, memory, parking: parkingMemory }: Shared,
 ): Effect.fn.Return<Lane, never, Broker | ShardPool | Metrics | Refusals | Scope.Scope> {
   const pool = yield* ShardPool
   const metrics = yield* Metrics
   const tracing = yield* Tracing
+  const clock = yield* Clock.Clock
   const services = yield* Effect.context<Broker | Metrics | Refusals>()
   const announcing = yield* FiberSet.make<void, never>()
 
-  const parking = yield* Parking.make(shard)
+  const parking = yield* Parking.make(shard, parkingMemory)
   const lossCheck = yield* LossCheck.make(index, shard)
-  const waiting: Record<Source, Waiting> = {
-    intake: new Waiting(limits.batchEntriesMax, limits.laneCharactersMax),
-    setAside: new Waiting(limits.batchEntriesMax, limits.laneCharactersMax),
+  const patience = new Patience()
+  // Apart, so that what was set aside leaves room for what is fresh.
+  const accounts: Record<Source, string> = { intake: shard, setAside: `${shard}, set aside` }
+  const queue = (source: Source) =>
+    new Waiting(limits.batchEntriesMax, { tryAdd: (bytes) => memory.tryAdd(accounts[source], bytes) })
+  const waiting: Record<Source, Waiting> = { intake: queue("intake"), setAside: queue("setAside") }
+  /** Gives back the memory of works that the lane does not hold any more. */
+  const forget = (works: ReadonlyArray<Work>) => {
+    for (const source of ["intake", "setAside"] as const) {
+      const bytes = works.reduce((sum, work) => (work.source === source ? sum + work.weight : sum), 0)
+      if (bytes > 0) memory.remove(accounts[source], bytes)
+    }
   }
+  const stopListening = memory.onRelease(() => {
+    waiting.intake.space.openUnsafe()
+    waiting.setAside.space.openUnsafe()
+  })
+  yield* Effect.addFinalizer(() => Effect.sync(stopListening))
+  /** Reasons of the present outage that were logged. */
+  const said = new Set<string>()
   let closing = false
   let moves = 0
   /** Batches that were taken out of `waiting` and whose deliveries are not settled. */
@@ -99,9 +123,13 @@ export const make = Effect.fnUntraced(function* (
   const isEmpty = () => waiting.intake.isEmpty && waiting.setAside.isEmpty
 
   const enqueue = (source: Source, offered: Offered): boolean => {
+    const before = offered.next
     const all = waiting[source].enqueue(offered)
+    // What a lost shard keeps may be kept for hours.
+    if (Latch.isOpen(down)) offered.works.slice(before, offered.next).forEach((work) => work.detach())
     if (!isEmpty()) {
       idle.closeUnsafe()
+      flow.idle(shard, false)
       arrived.openUnsafe()
     }
     return all
@@ -116,10 +144,21 @@ export const make = Effect.fnUntraced(function* (
 
   const admitFresh = Effect.fnUntraced(function* (offered: Offered) {
     const { space } = waiting.intake
+    /** Since when there was no room at all. */
+    let fullSince = yield* Clock.currentTimeMillis
+    let taken = -1
     while (!enqueue("intake", offered)) {
+      if (offered.next > taken) fullSince = yield* Clock.currentTimeMillis
+      taken = offered.next
       if (!flow.isStalled(shard)) {
-        const found = yield* Effect.timeoutOption(space.await, limits.laneFullWaitMillis)
-        if (found._tag === "None") flow.stall(shard)
+        const before = yield* Clock.currentTimeMillis
+        const isInTheWay = flow.isInTheWay(shard, before)
+        if (before - fullSince >= limits.laneFullWaitMillis || (isInTheWay && patience.left(before) <= 0)) {
+          flow.stall(shard)
+          continue
+        }
+        yield* Effect.timeoutOption(space.await, limits.placePollMillis)
+        if (isInTheWay) patience.use((yield* Clock.currentTimeMillis) - before)
       } else if (flow.isSome()) {
         return yield* parking.park(offered)
       } else {
@@ -165,18 +204,25 @@ export const make = Effect.fnUntraced(function* (
   const settled = (batch: ReadonlyArray<Work>) => {
     moves++
     underWay.delete(batch)
-    if (underWay.size === 0 && isEmpty()) idle.openUnsafe()
+    forget(batch)
+    if (underWay.size > 0 || !isEmpty()) return
+    idle.openUnsafe()
+    flow.idle(shard, true)
   }
 
   const append = (works: ReadonlyArray<Work>) =>
     Effect.map(
       Effect.timed(
-        pool.append(
-          index,
-          works.map((work) => work.entry),
-        ),
+        Effect.suspend(() => {
+          flow.began(shard, clock.currentTimeMillisUnsafe())
+          return pool.append(
+            index,
+            works.map((work) => work.entry),
+          )
+        }),
       ),
       ([took, placed]) => {
+        flow.took(shard, Duration.toMillis(took), clock.currentTimeMillisUnsafe())
         transactionSeconds(Duration.toSeconds(took))
         batchEntries(works.length)
         waiting.intake.entriesMax = limits.batchEntries(works.length, Duration.toMillis(took))
@@ -184,6 +230,16 @@ export const make = Effect.fnUntraced(function* (
         return placed
       },
     )
+
+  /** Everything that the lane holds. */
+  const all = (): ReadonlyArray<Work> => [
+    ...waiting.intake.works,
+    ...waiting.setAside.works,
+    ...Array.from(underWay).flat(),
+  ]
+  const detachAll = () => {
+    for (const work of all()) work.detach()
+  }
 
   /** Commits a batch, trying for ever if need be; a rejected one is halved until the culprit stands alone. */
   const store = (
@@ -194,8 +250,11 @@ export const make = Effect.fnUntraced(function* (
       Effect.tapErrorTag("ShardUnavailable", (error) =>
         Effect.gen(function* () {
           yield* metrics.count("retries_total", { part: "append", reason: retryReason(error.reason) })
-          if (!Latch.isOpen(down)) yield* Effect.logWarning(`${error.message}; retrying until it is back`)
+          // Every reason of an outage once: the first one may be the least of it.
+          if (!said.has(error.reason)) yield* Effect.logWarning(`${error.message}; retrying until it is back`)
+          said.add(error.reason)
           up.closeUnsafe()
+          if (!Latch.isOpen(down)) detachAll()
           down.openUnsafe()
           flow.stall(shard)
           waiting.intake.entriesMax = limits.batchEntriesMax
@@ -206,6 +265,7 @@ export const make = Effect.fnUntraced(function* (
       Effect.tap(() => (Latch.isOpen(down) ? Effect.logInfo(`shard ${shard}: back`) : Effect.void)),
       Effect.ensuring(
         Effect.sync(() => {
+          said.clear()
           down.closeUnsafe()
           up.openUnsafe()
         }),
@@ -260,9 +320,10 @@ export const make = Effect.fnUntraced(function* (
 
   /** A transaction repeated through an outage may hold its batch for hours: the broker must not give it to another worker. */
   const keepAlive = Effect.sync(() => {
-    for (const { delivery } of waiting.intake.works) delivery.working()
-    for (const { delivery } of waiting.setAside.works) delivery.working()
-    for (const batch of underWay) for (const { delivery } of batch) delivery.working()
+    for (const work of all()) {
+      work.delivery.working()
+      work.detach()
+    }
     parking.keepAlive()
   }).pipe(Effect.delay(limits.keepAliveMillis))
 
@@ -271,6 +332,7 @@ export const make = Effect.fnUntraced(function* (
     const rest = [...waiting.setAside.takeAll(), ...waiting.intake.takeAll()]
     arrived.closeUnsafe()
     if (underWay.size === 0) idle.openUnsafe()
+    forget(rest)
     yield* handBack(rest)
     yield* Effect.timeoutOption(idle.await, limits.drainMillis)
     yield* handBack([...underWay].flat())

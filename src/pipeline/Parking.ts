@@ -7,6 +7,7 @@ import type { Broker, Delivery } from "../broker/Broker.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import * as limits from "./limits.ts"
 import { park } from "./outcome.ts"
+import type { Shares } from "./Shares.ts"
 import type { Offered } from "./Waiting.ts"
 
 export interface Parking {
@@ -22,6 +23,7 @@ export interface Parking {
 
 export const make = Effect.fnUntraced(function* (
   shard: string,
+  memory: Shares,
 ): Effect.fn.Return<Parking, never, Broker | Metrics | Scope.Scope> {
   const metrics = yield* Metrics
   const services = yield* Effect.context<Broker | Metrics>()
@@ -40,10 +42,15 @@ export const make = Effect.fnUntraced(function* (
       Effect.uninterruptibleMask((restore) =>
         Effect.gen(function* () {
           yield* restore(slots.take(1))
+          const weight = offered.works.slice(offered.next).reduce((sum, work) => sum + work.weight, 0)
+          const lease = yield* Effect.onInterrupt(restore(memory.take(shard, 0n, weight)), () => slots.release(1))
           const deliveries = offered.works.slice(offered.next).map(({ delivery }) => delivery)
           offered.next = offered.works.length
           underWay.add(deliveries)
-          const finished = Effect.sync(() => underWay.delete(deliveries))
+          const finished = Effect.sync(() => {
+            underWay.delete(deliveries)
+            lease.release()
+          })
           yield* FiberSet.run(
             fibers,
             store(deliveries).pipe(

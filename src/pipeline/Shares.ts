@@ -72,6 +72,19 @@ export class Shares {
     return found.waiting.size === 0 && this.#fits(found, object, weight) ? this.#give(found, object, weight) : undefined
   }
 
+  /** Adds to what a shard holds, if that fits now; for who counts by himself what he holds, and gives it back by `remove`. */
+  tryAdd(shard: string, weight: number): boolean {
+    const found = this.#shard(shard)
+    const fits = this.#fits(found, undefined, weight)
+    if (fits) this.#add(found, weight)
+    return fits
+  }
+
+  remove(shard: string, weight: number): void {
+    this.#add(this.#shard(shard), -weight)
+    this.#released()
+  }
+
   /** Runs with what it takes, once it is its turn; interruption leaves the queue. */
   use<A, E, R>(
     shard: string,
@@ -144,12 +157,16 @@ export class Shares {
     return ofObject === 0 || ofObject + weight <= (limit - (shard.held - ofObject)) / 2
   }
 
+  #add(shard: Shard, more: number): void {
+    this.#held += more
+    this.#excess -= Math.max(0, shard.held - this.#sure)
+    shard.held += more
+    this.#excess += Math.max(0, shard.held - this.#sure)
+  }
+
   #give(shard: Shard, object: bigint | undefined, weight: number): Lease {
     const add = (more: number) => {
-      this.#held += more
-      this.#excess -= Math.max(0, shard.held - this.#sure)
-      shard.held += more
-      this.#excess += Math.max(0, shard.held - this.#sure)
+      this.#add(shard, more)
       if (object === undefined) return
       const left = (shard.objects.get(object) ?? 0) + more
       if (left > 0) shard.objects.set(object, left)

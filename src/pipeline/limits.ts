@@ -14,19 +14,28 @@ export const batchEntriesMax = 2_000
 export const batchEntries = (entries: number, millis: number): number =>
   millis > slowMillis * Math.max(1, entries / batchEntriesMax) ? 2 * batchEntriesMax : batchEntriesMax
 
-const slowMillis = 100
+/** A transaction that takes longer, in milliseconds, is slow for its size. */
+export const slowMillis = 100
+
+/** A lane is much slower than another one when its transactions take so many times as long. */
+export const slowerTimes = 4
 
 /** Most log text in one append transaction, in UTF-16 code units: what a transaction may cost in memory on both sides. */
 export const batchCharactersMax = 4 * 1024 * 1024
 
-/** Most log text that waits in a lane, in UTF-16 code units. */
-export const laneCharactersMax = 16 * 1024 * 1024
+/**
+ * What all lanes of a worker may hold until it is settled, in bytes: waiting, in a transaction, or waiting for the confirmation of events.
+ * And what one append takes beside its payload, headers and log.
+ */
+export const lanesBytes = 96 * 1024 * 1024
+export const appendBytes = 1_024
 
 /** What was set aside fills this part of a batch where fresh appends wait too. */
 export const setAsideShare = 1 / 4
 
-/** Chunks of one lane that are being parked; what comes beyond that holds up the intake. */
+/** Chunks of one lane that are being parked, and bytes of all lanes; what comes beyond that holds up the intake. */
 export const parkingAtOnce = 4
+export const parkingBytes = 32 * 1024 * 1024
 
 /**
  * How long a full lane may hold up the intake before it stalls. Several workers at their limit, who wait for each other's
@@ -107,7 +116,7 @@ export const turnFetches = 8
 export const patienceMillis = 250
 export const patienceRegained = 1 / 200
 
-/** How often a request that waits for a place looks whether it is in the way of others. */
+/** How often a request that waits for room looks whether it is in the way of others. */
 export const placePollMillis = 20
 
 /** A shard counts as one that has nothing to do if it got something done within this, and not as one that nobody uses. */

@@ -23,8 +23,8 @@ import {
   ShardUnavailable,
 } from "./ShardPool.ts"
 
-/** `hang`: operations wait until the shard changes its state. */
-export type ShardState = "up" | "down" | "hang"
+/** `full`: its disk is. `hang`: operations wait until the shard changes its state. */
+export type ShardState = "up" | "down" | "full" | "hang"
 
 /** Looks into, and breaks, the shards of `layerMemory`. */
 export class MemoryShards extends Context.Service<
@@ -32,6 +32,8 @@ export class MemoryShards extends Context.Service<
   {
     readonly names: ReadonlyArray<string>
     readonly setState: (shard: number, state: ShardState) => Effect.Effect<void>
+    /** Has each operation take so long. */
+    readonly setDelay: (shard: number, millis: number) => Effect.Effect<void>
     /** Completes when an operation has reached the shard since its state was last set. */
     readonly awaitUse: (shard: number) => Effect.Effect<void>
     /** A batch with a log that matches is rejected, as by a database constraint; `undefined` rejects none. */
@@ -64,6 +66,7 @@ interface Shard {
   readonly logs: Map<ObjectId, Log>
   readonly batches: Array<number>
   state: ShardState
+  delayMillis: number
   /** Operations under way. */
   inUse: number
   /** Open unless the shard hangs. */
@@ -94,6 +97,7 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
     logs: new Map(),
     batches: [],
     state: "up",
+    delayMillis: 0,
     inUse: 0,
     gate: Latch.makeUnsafe(true),
     used: Latch.makeUnsafe(false),
@@ -110,9 +114,11 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
       shard.inUse++
       shard.used.openUnsafe()
       return Effect.andThen(
-        shard.gate.await,
+        Effect.andThen(shard.gate.await, shard.delayMillis > 0 ? Effect.sleep(shard.delayMillis) : Effect.void),
         Effect.suspend((): Effect.Effect<A, E | ShardUnavailable> =>
-          shard.state === "down" ? Effect.fail(new ShardUnavailable(down(shard.name, operation))) : run(shard),
+          shard.state === "down" || shard.state === "full"
+            ? Effect.fail(new ShardUnavailable({ shard: shard.name, operation, ...failures[shard.state] }))
+            : run(shard),
         ),
       ).pipe(Effect.ensuring(Effect.sync(() => shard.inUse--)))
     })
@@ -127,7 +133,7 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
       shards.map(({ name, state }) => ({
         shard: name,
         ok: state === "up",
-        reason: state === "up" ? undefined : state === "down" ? "connection" : "timeout",
+        reason: state === "up" ? undefined : state === "hang" ? "timeout" : failures[state].reason,
       })),
     ),
     usage: () => shards.map(({ inUse, name }) => ({ shard: name, connectionsInUse: inUse, waiting: 0 })),
@@ -142,6 +148,7 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
         if (state === "hang") shard.gate.closeUnsafe()
         else shard.gate.openUnsafe()
       }),
+    setDelay: (index, millis) => Effect.sync(() => void (shards[index]!.delayMillis = millis)),
     awaitUse: (index) => Effect.suspend(() => shards[index]!.used.await),
     reject: (index, matches) => Effect.sync(() => void (shards[index]!.reject = matches)),
     rejectReads: (index, matches) => Effect.sync(() => void (shards[index]!.rejectReads = matches)),
@@ -153,12 +160,10 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
   return Context.make(ShardPool, pool).pipe(Context.add(MemoryShards, control))
 }
 
-const down = (shard: string, operation: string) => ({
-  shard,
-  operation,
-  reason: "connection",
-  cause: new Error("the shard is down"),
-})
+const failures = {
+  down: { reason: "connection", cause: new Error("the shard is down") },
+  full: { reason: "53100", cause: new Error("no space left on device") },
+} as const
 
 const read = <A>(
   { name, rejectReads }: Shard,

@@ -58,6 +58,12 @@ class SimulatedDelivery implements Delivery {
     return decodeText(this.payload)
   }
 
+  get heldBytes(): number {
+    return 2 * this.payload.byteLength
+  }
+
+  detach(): void {}
+
   header(name: string): string | undefined {
     return this.held.message.headers[name]
   }
