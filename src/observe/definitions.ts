@@ -4,6 +4,7 @@
  * Labels are bounded: a shard is one of the configured ones, all others come from closed sets. Never an object id.
  */
 import { errorCodes } from "../domain/Protocol.ts"
+import { shardUses } from "../shard/ShardPool.ts"
 
 /** Kinds of requests; the value of every `subject` label, whatever the topics are called. */
 export const subjects = ["append", "query"] as const
@@ -25,7 +26,9 @@ export const retryReasons = [
   "placement",
   "schema",
   "version",
-  "migration",
+  "encoding",
+  "pooler",
+  "settings",
   "unknown",
   "publish",
   "dead letter",
@@ -38,9 +41,10 @@ export const retryReasons = [
   // Serialisation failure, deadlock.
   "40001",
   "40P01",
-  // Missing rights or table.
+  // Missing rights, table or schema.
   "42501",
   "42P01",
+  "3F000",
   // Disk or memory full, too many connections.
   "53100",
   "53200",
@@ -132,7 +136,7 @@ export const gauges = {
     labels: { shard: perShard },
   },
   shard_up: {
-    help: "1 if the shard answered when it was last asked, at most a few seconds ago.",
+    help: "1 if the shard could be appended to and read from when it was last asked, at most a few seconds ago.",
     labels: { shard: perShard },
   },
   consumer_pending: {
@@ -147,8 +151,14 @@ export const gauges = {
     help: "Stream sequence number up to which every request is acknowledged. NaN while the broker can't be asked.",
     labels: { subject: subjects },
   },
-  pool_connections_in_use: { help: "Connections to the shard that are in use.", labels: { shard: perShard } },
-  pool_waiting: { help: "Operations that wait for a connection to the shard.", labels: { shard: perShard } },
+  pool_connections_in_use: {
+    help: "Connections to the shard that appends or reads use.",
+    labels: { shard: perShard, use: shardUses },
+  },
+  pool_waiting: {
+    help: "Appends or reads that wait for a connection to the shard.",
+    labels: { shard: perShard, use: shardUses },
+  },
 } as const satisfies Record<string, Definition>
 
 export const histograms = {

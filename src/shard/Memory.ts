@@ -7,7 +7,7 @@ import { compareStamps, type LogEntry, type NewEntry, type Placed, type Stamp, t
 import type { ObjectId } from "../domain/ObjectId.ts"
 import { type Existing, type Head, identityKey, messageKey, planAppend } from "./plan.ts"
 import { pageRange } from "./readPage.ts"
-import { BatchRejected, type PageQuery, ShardPool, ShardUnavailable } from "./ShardPool.ts"
+import { BatchRejected, type PageQuery, ShardPool, ShardUnavailable, type ShardUse } from "./ShardPool.ts"
 
 /** `hang`: operations wait until the shard changes its state. */
 export type ShardState = "up" | "down" | "hang"
@@ -49,7 +49,7 @@ interface Shard {
   readonly batches: Array<number>
   state: ShardState
   /** Operations under way. */
-  inUse: number
+  readonly inUse: Record<ShardUse, number>
   /** Open unless the shard hangs. */
   readonly gate: Latch.Latch
   /** Opened by the next operation. */
@@ -77,32 +77,34 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
     logs: new Map(),
     batches: [],
     state: "up",
-    inUse: 0,
+    inUse: { append: 0, read: 0 },
     gate: Latch.makeUnsafe(true),
     used: Latch.makeUnsafe(false),
     reject: options?.reject,
   }))
   const use = <A, E>(
     index: number,
+    kind: ShardUse,
     operation: string,
     run: (shard: Shard) => Effect.Effect<A, E>,
   ): Effect.Effect<A, E | ShardUnavailable> =>
     Effect.suspend(() => {
       const shard = shards[index]!
-      shard.inUse++
+      shard.inUse[kind]++
       shard.used.openUnsafe()
       return Effect.andThen(
         shard.gate.await,
         Effect.suspend((): Effect.Effect<A, E | ShardUnavailable> =>
           shard.state === "down" ? Effect.fail(new ShardUnavailable(down(shard.name, operation))) : run(shard),
         ),
-      ).pipe(Effect.ensuring(Effect.sync(() => shard.inUse--)))
+      ).pipe(Effect.ensuring(Effect.sync(() => shard.inUse[kind]--)))
     })
 
   const pool = ShardPool.of({
-    append: (index, batch) => use(index, "append", (shard) => append(shard, batch)),
-    count: (index, id) => use(index, "count", (shard) => Effect.succeed(shard.logs.get(id)?.head.entries ?? 0)),
-    readPage: (index, query) => use(index, "read", (shard) => Effect.sync(() => page(shard.logs.get(query.id), query))),
+    append: (index, batch) => use(index, "append", "append", (shard) => append(shard, batch)),
+    count: (index, id) => use(index, "read", "count", (shard) => Effect.succeed(shard.logs.get(id)?.head.entries ?? 0)),
+    readPage: (index, query) =>
+      use(index, "read", "read", (shard) => Effect.sync(() => page(shard.logs.get(query.id), query))),
     health: Effect.sync(() =>
       shards.map(({ name, state }) => ({
         shard: name,
@@ -110,7 +112,12 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
         reason: state === "up" ? undefined : state === "down" ? "connection" : "timeout",
       })),
     ),
-    usage: () => shards.map(({ inUse, name }) => ({ shard: name, connectionsInUse: inUse, waiting: 0 })),
+    usage: () =>
+      shards.map(({ inUse, name }) => ({
+        shard: name,
+        append: { inUse: inUse.append, waiting: 0 },
+        read: { inUse: inUse.read, waiting: 0 },
+      })),
   })
   const control = MemoryShards.of({
     names,

@@ -16,7 +16,12 @@ const placement = (...names: ReadonlyArray<string>): PlacementRecord =>
 const ab = placement("a", "b")
 
 /** The database of `shard`, at the address `<shard>.db`. */
-const at = (shard: string, record: Found["record"]): Found => ({ shard, address: `${shard}.db`, record })
+const at = (shard: string, record: Found["record"], isEmpty = false): Found => ({
+  shard,
+  address: `${shard}.db`,
+  record,
+  isEmpty,
+})
 const record =
   (state: ShardRecord["state"]) =>
   (name: string, in_: PlacementRecord): ShardRecord => ({

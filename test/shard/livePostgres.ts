@@ -4,7 +4,7 @@ import { Effect } from "effect"
 import { Reactivity } from "effect/reactivity"
 import { type EmbeddedShard, PostgresServers } from "../../src/embedded/PostgresServers.ts"
 import { onShard } from "../embedded/onShard.ts"
-import type { ShardSettings } from "../../src/shard/ShardPoolLive.ts"
+import type { ShardSettings } from "../../src/shard/connectSession.ts"
 
 /** A connection of its own, past the pool. */
 export const clientOf = ({ database, host, password, port, user }: ShardSettings) =>
@@ -31,4 +31,10 @@ export const twoShards = Effect.gen(function* () {
   const { shards } = yield* PostgresServers
   const database = `test_${++databases}`
   return yield* Effect.all([shardOn(shards[0]!, "a", database), shardOn(shards[1]!, "b", database)])
+})
+
+/** One new empty database, on the first server, as the shard `a`. */
+export const oneShard = Effect.gen(function* () {
+  const { shards } = yield* PostgresServers
+  return (yield* shardOn(shards[0]!, "a", `test_${++databases}`)).settings
 })

@@ -297,9 +297,10 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
         const { append, usage } = yield* ShardPool
         const ids = Array.from({ length: 20 }, freshId)
         yield* Effect.forEach(ids, (objectId) => append(0, [entry(objectId, 1)]), { concurrency: "unbounded" })
+        const none = { inUse: 0, waiting: 0 }
         assert.deepStrictEqual(usage(), [
-          { shard: "a", connectionsInUse: 0, waiting: 0 },
-          { shard: "b", connectionsInUse: 0, waiting: 0 },
+          { shard: "a", append: none, read: none },
+          { shard: "b", append: none, read: none },
         ])
       }),
     )
