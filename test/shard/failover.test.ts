@@ -3,16 +3,14 @@
  * serves again by itself, and health says all along what is possible.
  */
 import { assert, layer } from "@effect/vitest"
-import { Effect, Layer, Schedule } from "effect"
+import { Effect, Schedule } from "effect"
 import type { SqlClient } from "effect/sql"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
-import { placementOf } from "../../src/placement/guard.ts"
-import { type BatchRejected, ShardPool, type ShardUnavailable } from "../../src/shard/ShardPool.ts"
-import { ShardPoolLive } from "../../src/shard/ShardPoolLive.ts"
+import type { BatchRejected, ShardUnavailable } from "../../src/shard/ShardPool.ts"
 import { makeProxy } from "../chaos/TcpProxy.ts"
 import { onShard } from "../embedded/onShard.ts"
 import { TestPostgres } from "../embedded/testServers.ts"
-import { clientOf, oneShard } from "./livePostgres.ts"
+import { clientOf, oneShard, poolOn } from "./livePostgres.ts"
 import { entry, everything, freshId } from "./shardPoolContract.ts"
 import { startStandby } from "./standby.ts"
 
@@ -20,10 +18,7 @@ import { startStandby } from "./standby.ts"
 const started = Effect.gen(function* () {
   const shard = yield* oneShard
   const proxy = yield* makeProxy(shard.port)
-  const shards = [{ ...shard, port: proxy.port }]
-  const placement = placementOf(shards)
-  const services = yield* Layer.build(Layer.fresh(ShardPoolLive({ shards, autoMigrate: true, placement })))
-  const pool = yield* Effect.provide(ShardPool, services)
+  const pool = yield* poolOn([{ ...shard, port: proxy.port }])
   const id = freshId()
   let seq = 0
   const append = Effect.suspend(() => pool.append(0, [entry(id, ++seq)]))
