@@ -111,6 +111,9 @@ const reasonOf = (error: SqlError.SqlError): string => {
   return error.reason._tag === "ConnectionError" ? "connection" : "unknown"
 }
 
+/** Where more is said, for an operator. */
+const advice: Readonly<Record<string, string>> = { "42501": " (README: Rights)" }
+
 /**
  * A cause that is only a text. The original holds statement parameters, the failing row and perhaps the configuration,
  * which must not reach a log or a span.
@@ -118,7 +121,8 @@ const reasonOf = (error: SqlError.SqlError): string => {
 const describe = (error: SqlError.SqlError): Error => {
   const cause: unknown = error.reason.cause
   const text = cause instanceof Error || hasMessage(cause) ? cause.message : ""
-  const described = new Error((text === "" ? error.reason.message : text).replace(/\/\/[^@/\s]*@/g, "//<redacted>@"))
+  const said = (text === "" ? error.reason.message : text).replace(/\/\/[^@/\s]*@/g, "//<redacted>@")
+  const described = new Error(`${said}${advice[sqlStateOf(error) ?? ""] ?? ""}`)
   // The stack says where this function is called, which is of no use to anybody.
   described.stack = `${described.name}: ${described.message}`
   return described
