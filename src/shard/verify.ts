@@ -2,7 +2,7 @@
  * Verifies shards before they serve: reachable, suitable, migrated, and recorded as part of the configured placement. It
  * is done anew after a session turned out to be useless: another server may stand there now.
  */
-import { Deferred, Effect, type Scope } from "effect"
+import { Deferred, Effect, Random, type Scope } from "effect"
 import type { SqlError } from "effect/sql"
 import { compare, PlacementMismatch, type PlacementRecord } from "../placement/guard.ts"
 import { checkServer } from "./checkServer.ts"
@@ -152,12 +152,18 @@ const decide = Effect.fnUntraced(function* ({ placement, shards }: Verification,
   }
 })
 
-const recordAllPending = (shards: ReadonlyArray<Shard>, placement: PlacementRecord) =>
-  Effect.forEach(
+/**
+ * What is there already may be of a start that is under way, and which completes meanwhile: then it is not as it was seen.
+ * Two that wait for each other wait differently long.
+ */
+const recordAllPending = Effect.fnUntraced(function* (shards: ReadonlyArray<Shard>, placement: PlacementRecord) {
+  if (shards.some(({ seen }) => seen.record !== undefined)) yield* Effect.sleep(500 + 1_000 * (yield* Random.next))
+  yield* Effect.forEach(
     shards,
     (shard) => onSession(shard, ({ sql }) => recordPending(sql, shard.name, placement, shard.seen)),
     { concurrency: "unbounded", discard: true },
   )
+})
 
 /**
  * The first one decides between two placements that begin at once, so they agree which one that is: the address is what
