@@ -175,7 +175,7 @@ describe("shards", () => {
           "a=postgres://u:s%40cret@h1:7000/one?weight=2.5&sslmode=require",
           "b=postgresql://h2",
           "c:5432=postgres://u@[::1]/three?weight=0.001",
-          "d=postgres://%2Frun%2Fpostgresql/four?sslmode=disable&application_name=a%20b&connect_timeout=30",
+          "d=postgres://%2Frun%2Fpostgresql/four?sslmode=disable&application_name=a%20b&connect_timeout=10",
         ].join(" , "),
       })
       const common = { user: "me@x%41", password: "p%41@:/?#", database: "d%41?b#", port: 6000, weight: 1 }
@@ -203,7 +203,7 @@ describe("shards", () => {
             host: "/run/postgresql",
             database: "four",
             applicationName: "a b",
-            connectSeconds: 30,
+            connectSeconds: 10,
           },
         ],
       )
@@ -234,7 +234,7 @@ describe("shards", () => {
       for (const [name, allowed, values] of [
         ["weight", "=N, above 0 and below 10000, with up to three decimals", "0,-1,x,,1e3,0.0001,10000"],
         ["sslmode", "=disable, require, verify-ca or verify-full", "reqiure,prefer,allow,REQUIRE,true,"],
-        ["connect_timeout", "=SECONDS, 1 … 30", "abc,0,31,1.5,-1,"],
+        ["connect_timeout", "=SECONDS, 1 … 10", "abc,0,11,1.5,-1,"],
         ["application_name", "=TEXT, of 1 … 63 printable ASCII characters", `,é,${"x".repeat(64)}`],
         ["sslrootcert", "=FILE, a readable one, with sslmode=verify-ca or verify-full", "/nowhere,"],
       ] as const) {

@@ -22,7 +22,7 @@ export const sessionsMax = appendsAtOnce + readsAtOnce + healthSessions + verifi
 export const unusedLooksMax = 12
 
 /** Of a connection, from the TCP handshake to a session that is fit; where the shard's URL says nothing else. */
-export const connectSeconds = { default: 5, longest: 30 }
+export const connectSeconds = { default: 5, longest: 10 }
 
 /** A place among the operations of a kind is waited for so long. */
 export const placeSeconds = 10
@@ -36,7 +36,7 @@ export const operationSeconds = 45
 /** A server that waits for a lock answers in less; what does not is not told to roll back, but left. */
 export const rollbackSeconds = 10
 
-/** A verification, but for a migration: nothing more is asked of a server that did not answer all of it within this. */
+/** A step of a verification, but for a migration: nothing more is asked of a server that does not answer within this. */
 export const verificationSeconds = 15
 
 /** A look of health, which is shorter than the time between two; and what one idle session may take of it to answer. */

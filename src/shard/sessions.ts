@@ -5,6 +5,9 @@
  * nobody knows what it is doing, and when a failure was its own fault (`isSessionFault`). In that case the idle ones go
  * with it, of all kinds, and so do those in use when they come back: they led to the same server. So a failover costs
  * one failure, and no session of before is used again.
+ *
+ * Rejected: the client's own pool. It sets up no session by statements, and keeps one for as long as its connection is
+ * open, whatever its server answers; all that can be done from outside is to make another pool.
  */
 import type { PgClient } from "@effect/sql-pg"
 import { Cause, Effect, Exit, Scope } from "effect"

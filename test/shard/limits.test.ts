@@ -14,7 +14,7 @@ describe("limits", () => {
     assert.isBelow(sessionSeconds.lock, sessionSeconds.statement)
     assert.isBelow(sessionSeconds.lock, rollbackSeconds)
     assert.isBelow(sessionSeconds.statement, operationSeconds)
-    assert.isBelow(connectSeconds.longest, operationSeconds)
+    assert.isBelow(connectSeconds.longest, limits.verificationSeconds)
     assert.isBelow(limits.verificationSeconds, operationSeconds)
     assert.isBelow(limits.placeSeconds, operationSeconds)
   })
