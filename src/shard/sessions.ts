@@ -134,6 +134,11 @@ export const sessionsOfShard = (ended: () => void) => {
         return session
       }, run)
 
+    const taken = (session: Kept): Kept | undefined => {
+      const at = idle.indexOf(session)
+      return at < 0 ? undefined : idle.splice(at, 1)[0]
+    }
+
     const closing = ({ discard }: Session) => Effect.sync(discard)
 
     return {
@@ -151,7 +156,7 @@ export const sessionsOfShard = (ended: () => void) => {
           // Not one that was lent or closed meanwhile.
           if (!idle.includes(session)) continue
           const isSurplus = ++session.unusedLooks > unusedLooksMax && idle.length > 1
-          yield* lend(() => idle.splice(idle.indexOf(session), 1)[0], isSurplus ? closing : answer)
+          yield* lend(() => taken(session), isSurplus ? closing : answer)
         }
       }),
     }
