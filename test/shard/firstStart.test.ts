@@ -48,7 +48,7 @@ layer(TestPostgres.layer(2), { excludeTestServices: true, timeout: "60 seconds" 
 
   it.effect("of placements that begin at once one is taken, and the others are refused", () =>
     Effect.gen(function* () {
-      for (let round = 0; round < 5; round++) {
+      for (let round = 0; round < 2; round++) {
         const shards = (yield* twoShards).map(({ settings }) => settings)
         const lists = [1, 2, 1, 2].map((weight, index) => {
           const list = [shards[0]!, { ...shards[1]!, weight }]
