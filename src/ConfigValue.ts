@@ -1,5 +1,5 @@
 /** How one variable of the environment is read; what a wrong value leads to. */
-import { Config, Effect, Option, Schema } from "effect"
+import { Config, Effect, FileSystem, Option, Redacted, Schema } from "effect"
 
 export class ConfigInvalid extends Schema.TaggedError<ConfigInvalid>()("ConfigInvalid", {
   variable: Schema.String,
@@ -35,3 +35,33 @@ export const integer = (minimum: number, maximum: number) => (value: string) => 
   const number = /^\d{1,9}$/.test(value) ? Number(value) : Number.NaN
   return number >= minimum && number <= maximum ? number : undefined
 }
+
+/** `VAR`, or the content of the file that `VAR_FILE` names, without its final newline. */
+export const secret = Effect.fnUntraced(function* (variable: string, fallback: string) {
+  const direct = yield* given(variable)
+  const file = yield* given(`${variable}_FILE`)
+  if (direct !== undefined && file !== undefined) {
+    return yield* new ConfigInvalid({
+      variable: `${variable}_FILE`,
+      value: file,
+      allowed: `only one of ${variable} and ${variable}_FILE`,
+    })
+  }
+  if (file === undefined) return Redacted.make(direct ?? fallback)
+  const fs = yield* FileSystem.FileSystem
+  const content = yield* fs
+    .readFileString(file)
+    .pipe(
+      Effect.mapError(
+        () => new ConfigInvalid({ variable: `${variable}_FILE`, value: file, allowed: "a readable file" }),
+      ),
+    )
+  return Redacted.make(content.replace(/\r?\n$/, ""))
+})
+
+/**
+ * An item of a list as an error shows it. Where the list holds credentials only its place is shown: a password may
+ * contain the comma or the @ that would tell its end.
+ */
+export const shownItem = (items: ReadonlyArray<string>, index: number): string =>
+  items.some((item) => /@|password/i.test(item)) ? `<redacted>, item ${index + 1}` : items[index]!.trim()

@@ -10,6 +10,7 @@ import { CliError, Command } from "effect/cli"
 import { appendCommand } from "./cli/append.ts"
 import { deadCommand } from "./cli/dead.ts"
 import { loadCommand } from "./cli/load.ts"
+import { migrateCommand } from "./cli/migrate.ts"
 import { queryCommand } from "./cli/query.ts"
 import { replayCommand } from "./cli/replay.ts"
 import { endInTime } from "./cli/shutdown.ts"
@@ -17,7 +18,13 @@ import { startCommand } from "./cli/start.ts"
 import { workerCommand } from "./cli/worker.ts"
 import { version } from "./version.ts"
 
-const wrongConfiguration = new Set(["ConfigInvalid", "PlacementMismatch", "BrokerMisconfigured", "InvalidPlacement"])
+const wrongConfiguration = new Set([
+  "ConfigInvalid",
+  "PlacementMismatch",
+  "ShardUnsuitable",
+  "BrokerMisconfigured",
+  "InvalidPlacement",
+])
 
 const tagOf = (error: unknown): string =>
   typeof error === "object" && error !== null && "_tag" in error ? String(error._tag) : ""
@@ -50,6 +57,7 @@ Command.make("objectlog").pipe(
   Command.withSubcommands([
     startCommand,
     workerCommand,
+    migrateCommand,
     appendCommand,
     queryCommand,
     deadCommand,

@@ -60,7 +60,6 @@ describe("defaults", () => {
         user: "objectlog",
         password: "objectlog",
         database: "objectlog",
-        url: undefined,
       })
     }),
   )
@@ -136,11 +135,6 @@ const wrong: ReadonlyArray<readonly [variable: string, allowed: string, values: 
     shards,
     ["=postgres://h/db", "s=postgres://", "s=postgres://h:0/db", "s=postgres://h:x/db", "é=postgres://h/db"],
   ],
-  [
-    "POSTGRES_IPS",
-    shards,
-    ["0", "-1", "x", "", "1e3", "0.0001", "10000"].map((weight) => `s=postgres://h/db?weight=${weight}`),
-  ],
 ]
 
 describe("wrong values", () => {
@@ -175,7 +169,7 @@ describe("wrong values", () => {
 })
 
 describe("shards", () => {
-  it.effect("by URL: its parts win over the defaults, weight leaves the URL, other parameters stay", () =>
+  it.effect("by URL: its parts win over the defaults", () =>
     Effect.gen(function* () {
       const found = yield* read({
         POSTGRES_USER: "me@x%41",
@@ -185,36 +179,93 @@ describe("shards", () => {
         POSTGRES_IPS: [
           "a=postgres://u:s%40cret@h1:7000/one?weight=2.5&sslmode=require",
           "b=postgresql://h2",
-          "c:5432=postgres://u@h3/three?weight=0.001",
+          "c:5432=postgres://u@[::1]/three?weight=0.001",
+          "d=postgres://%2Frun%2Fpostgresql/four?sslmode=disable&application_name=a%20b&connect_timeout=10",
         ].join(" , "),
       })
+      const common = { user: "me@x%41", password: "p%41@:/?#", database: "d%41?b#", port: 6000, weight: 1 }
+      const options = { tls: undefined, applicationName: undefined, connectSeconds: undefined }
       assert.deepStrictEqual(
-        found.shards?.map((shard) => [
-          shard.name,
-          shard.weight,
-          shard.host,
-          shard.port,
-          shard.user,
-          Redacted.value(shard.password),
-          shard.database,
-          shard.url && Redacted.value(shard.url),
-        ]),
+        found.shards?.map((shard) => ({ ...shard, password: Redacted.value(shard.password) })),
         [
-          ["a", 2.5, "h1", 7000, "u", "s@cret", "one", "postgres://u:s%40cret@h1:7000/one?sslmode=require"],
-          [
-            "b",
-            1,
-            "h2",
-            6000,
-            "me@x%41",
-            "p%41@:/?#",
-            "d%41?b#",
-            "postgresql://me%40x%2541:p%2541%40%3A%2F%3F%23@h2:6000/d%2541%3Fb%23",
-          ],
-          ["c:5432", 0.001, "h3", 6000, "u", "p%41@:/?#", "three", "postgres://u:p%2541%40%3A%2F%3F%23@h3:6000/three"],
+          {
+            ...options,
+            name: "a",
+            weight: 2.5,
+            host: "h1",
+            port: 7000,
+            user: "u",
+            password: "s@cret",
+            database: "one",
+            tls: { mode: "require", ca: undefined },
+          },
+          { ...common, ...options, name: "b", host: "h2" },
+          { ...common, ...options, name: "c:5432", weight: 0.001, host: "::1", user: "u", database: "three" },
+          {
+            ...common,
+            ...options,
+            name: "d",
+            host: "/run/postgresql",
+            database: "four",
+            applicationName: "a b",
+            connectSeconds: 10,
+          },
         ],
       )
     }),
+  )
+
+  /** The error of a shard with these options. */
+  const refusal = (options: string) => message({ POSTGRES_IPS: `a,s=postgres://u:hunter2@h/db?${options}` })
+
+  it.effect("an option that is unknown is named", () =>
+    Effect.gen(function* () {
+      const known = "weight, sslmode, sslrootcert, application_name, connect_timeout"
+      for (const option of ["ssl", "sslMode", "sslmod", "ssl_mode", "sslcert", "options", "host", "password", ""]) {
+        assert.strictEqual(
+          yield* refusal(`weight=2&${option}=hunter2`),
+          `POSTGRES_IPS: expected no options but ${known} in a shard's URL, got "${option}"`,
+        )
+      }
+      assert.strictEqual(
+        yield* refusal("sslmode=require&sslmode=disable"),
+        `POSTGRES_IPS: expected each option once in a shard's URL, got "sslmode"`,
+      )
+    }),
+  )
+
+  it.effect("an option's value is shown with what is allowed", () =>
+    Effect.gen(function* () {
+      for (const [name, allowed, values] of [
+        ["weight", "=N, above 0 and below 10000, with up to three decimals", "0,-1,x,,1e3,0.0001,10000"],
+        ["sslmode", "=disable, require, verify-ca or verify-full", "reqiure,prefer,allow,REQUIRE,true,"],
+        ["connect_timeout", "=SECONDS, 1 … 10", "abc,0,11,1.5,-1,"],
+        ["application_name", "=TEXT, of 1 … 63 printable ASCII characters", `,é,${"x".repeat(64)}`],
+        ["sslrootcert", "=FILE, a readable one, with sslmode=verify-ca or verify-full", "/nowhere,"],
+      ] as const) {
+        // A file alone would be ignored: that is refused too.
+        for (const before of name === "sslrootcert" ? ["", "sslmode=require&", "sslmode=verify-full&"] : [""]) {
+          for (const value of values.replace(/,/g, "\n").split("\n")) {
+            assert.strictEqual(
+              yield* refusal(`${before}${name}=${value}`),
+              `POSTGRES_IPS: expected ${name}${allowed} in a shard's URL, got "${name}=${value}"`,
+            )
+          }
+        }
+      }
+    }),
+  )
+
+  it.effect("who signs certificates comes from a file", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const file = yield* fs.makeTempFileScoped()
+      yield* fs.writeFileString(file, "PEM")
+      for (const mode of ["verify-ca", "verify-full"] as const) {
+        const found = yield* read({ POSTGRES_IPS: `s=postgres://h?sslmode=${mode}&sslrootcert=${file}` })
+        assert.deepStrictEqual(found.shards?.[0]?.tls, { mode, ca: "PEM" })
+      }
+    }).pipe(Effect.provide(NodeFileSystem.layer)),
   )
 
   it.effect("names are unique", () =>
@@ -347,6 +398,9 @@ describe("secrets", () => {
           { NATS_URL: `${value}@h:bad` },
           { POSTGRES_IPS: `s=postgres://u:${value}@h:bad/db` },
           { POSTGRES_IPS: `s=postgres://u:${value}@h/db?weight=0` },
+          { POSTGRES_IPS: `s=postgres://u:${value}@h/db?sslMode=require` },
+          { POSTGRES_IPS: `s=postgres://u:1?${value}@h/db` },
+          { POSTGRES_IPS: `s=postgres://u:a@b?${value}@h/db` },
           { POSTGRES_IPS: `s=postgres://h:bad/db?password=${value}` },
           { POSTGRES_IPS: `s=postgres://u:${value}@h/db,s=postgres://u:${value}@h/db` },
           { POSTGRES_IPS: `postgres://u:${value}@h/db` },

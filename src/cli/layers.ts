@@ -1,16 +1,17 @@
 /** The live layers of a worker, put together from the settings. */
 import { Effect, Layer, Redacted } from "effect"
 import { NatsLive } from "../broker/NatsLive.ts"
-import type { Settings, ShardAddress } from "../Config.ts"
+import type { Settings } from "../Config.ts"
 import { MetricsLive } from "../observe/Metrics.ts"
 import { placementOf } from "../placement/guard.ts"
 import { HashRing } from "../placement/HashRing.ts"
+import type { ShardSettings } from "../shard/connectSession.ts"
 import { ShardPoolLive } from "../shard/ShardPoolLive.ts"
 
 export interface Servers {
   /** Server list; may carry credentials. */
   readonly nats: Redacted.Redacted
-  readonly shards: ReadonlyArray<ShardAddress>
+  readonly shards: ReadonlyArray<ShardSettings>
 }
 
 /** `Broker`, `HashRing`, `ShardPool` and `Metrics`, connected to these servers. */

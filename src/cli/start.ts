@@ -1,10 +1,11 @@
 /** `objectlog start`: embedded servers where none are given, and a worker on them. */
 import { Console, Effect, FileSystem, Layer, Path, Redacted } from "effect"
 import { Command } from "effect/cli"
-import { settings as readSettings, type Settings, type ShardAddress } from "../Config.ts"
+import { settings as readSettings, type Settings } from "../Config.ts"
 import { NatsServer } from "../embedded/NatsServer.ts"
 import { PostgresServers } from "../embedded/PostgresServers.ts"
 import { claimFolder } from "../embedded/reaper.ts"
+import type { ShardSettings } from "../shard/connectSession.ts"
 import { loggerLayer } from "./logging.ts"
 import { serve } from "./worker.ts"
 
@@ -29,7 +30,7 @@ const embeddedShards = Effect.fnUntraced(function* (dataDir: string) {
       `PostgreSQL    postgres://${user}@${host}:${port}/objectlog   ${name}${port === postgresPort + index ? "" : `   (port ${postgresPort + index} was taken)`}`,
     ),
   )
-  return shards.map((shard): ShardAddress => ({ ...shard, weight: 1, url: undefined }))
+  return shards.map((shard): ShardSettings => ({ ...shard, weight: 1 }))
 })
 
 const start = Effect.fnUntraced(function* (settings: Settings) {

@@ -192,7 +192,7 @@ const isReady = (pidFile: string, pid: number) =>
 const createDatabase = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient
   const found = yield* sql`select 1 from pg_database where datname = ${owner}`
-  if (found.length === 0) yield* sql`create database ${sql(owner)}`
+  if (found.length === 0) yield* sql`create database ${sql(owner)} encoding 'UTF8' locale 'C' template template0`
 })
 
 interface Shared {

@@ -17,7 +17,7 @@ import {
   type ConsumerState,
   operations,
 } from "../broker/Broker.ts"
-import { type ShardHealth, ShardPool } from "../shard/ShardPool.ts"
+import { type ShardHealth, ShardPool, shardUses } from "../shard/ShardPool.ts"
 import { retryParts, type Subject, subjects } from "./definitions.ts"
 import { Metrics } from "./Metrics.ts"
 import { type Part, Parts } from "./Parts.ts"
@@ -85,8 +85,10 @@ const make = (): Health["Service"] => {
       phase = serving
       for (const [index, { shard }] of pool.usage().entries()) {
         yield* metrics.gauge("shard_up", { shard }, () => Number(serving.observed.shards[index]?.ok ?? false))
-        yield* metrics.gauge("pool_connections_in_use", { shard }, () => pool.usage()[index]!.connectionsInUse)
-        yield* metrics.gauge("pool_waiting", { shard }, () => pool.usage()[index]!.waiting)
+        for (const use of shardUses) {
+          yield* metrics.gauge("pool_connections_in_use", { shard, use }, () => pool.usage()[index]![use].inUse)
+          yield* metrics.gauge("pool_waiting", { shard, use }, () => pool.usage()[index]![use].waiting)
+        }
       }
       const read = (subject: Subject, field: keyof ConsumerState) => () => {
         const { broker } = serving.observed

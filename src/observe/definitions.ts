@@ -5,6 +5,7 @@
  */
 import { operations } from "../broker/Broker.ts"
 import { errorCodes } from "../domain/Protocol.ts"
+import { shardUses } from "../shard/ShardPool.ts"
 
 /** Kinds of requests; the value of every `subject` label, whatever the topics are called. */
 export const subjects = ["append", "query"] as const
@@ -26,7 +27,9 @@ export const retryReasons = [
   "placement",
   "schema",
   "version",
-  "migration",
+  "encoding",
+  "pooler",
+  "settings",
   "unknown",
   "publish",
   "dead letter",
@@ -41,9 +44,10 @@ export const retryReasons = [
   // Serialisation failure, deadlock.
   "40001",
   "40P01",
-  // Missing rights or table.
+  // Missing rights, table or schema.
   "42501",
   "42P01",
+  "3F000",
   // Disk or memory full, too many connections.
   "53100",
   "53200",
@@ -139,7 +143,7 @@ export const gauges = {
     labels: { shard: perShard },
   },
   shard_up: {
-    help: "1 if the shard answered when it was last asked, at most a few seconds ago.",
+    help: "1 if the shard could be appended to and read from when it was last asked, at most a few seconds ago.",
     labels: { shard: perShard },
   },
   consumer_pending: {
@@ -154,8 +158,14 @@ export const gauges = {
     help: "Stream sequence number up to which every request is acknowledged. NaN while the broker can't be asked.",
     labels: { subject: subjects },
   },
-  pool_connections_in_use: { help: "Connections to the shard that are in use.", labels: { shard: perShard } },
-  pool_waiting: { help: "Operations that wait for a connection to the shard.", labels: { shard: perShard } },
+  pool_connections_in_use: {
+    help: "Connections to the shard that appends or reads use.",
+    labels: { shard: perShard, use: shardUses },
+  },
+  pool_waiting: {
+    help: "Appends or reads that wait for a connection to the shard.",
+    labels: { shard: perShard, use: shardUses },
+  },
 } as const satisfies Record<string, Definition>
 
 export const histograms = {

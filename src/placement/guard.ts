@@ -8,8 +8,12 @@
  * database, reads all of them again, and only when every one is there marks each `ready`. So:
  * - `ready` anywhere means that all databases once held the record; one that is empty beside it was lost or is a wrong one.
  * - nothing but `empty` and `pending` means that nobody has served yet; a crash in between is resumed by the next start,
- *   and two workers that start at once write the same. `pending` must not overwrite a record: of two workers with
- *   different placements one finds the other's when it reads again, and refuses.
+ *   and two workers that start at once write the same.
+ *
+ * A `pending` record of something else, in a database where nothing is stored, was left by a start that never completed: of
+ * a list that was mistaken, and is corrected now. It counts as none, and is replaced. Of two workers that start at once with
+ * different placements, each may replace the other's; so records are changed only as they were compared, and the first
+ * one that becomes `ready` decides. The other worker finds it when it reads again, and refuses.
  *
  * Pure: `compare` decides, its caller reads and writes.
  */
@@ -53,6 +57,8 @@ export interface Found {
   readonly address: string
   /** `undefined`: a database without a record. `unreadable`: a record that `ShardRecord` does not decode. */
   readonly record: ShardRecord | undefined | "unreachable" | "unreadable"
+  /** Where the record is `pending`: nothing is stored there. */
+  readonly isEmpty: boolean
 }
 
 /** What the worker has to do. All lists of shards hold configured names. */
@@ -60,7 +66,8 @@ export type GuardVerdict =
   /** Start. `toRecord` are still pending and to be marked ready; `unreachable` are to be compared when they are back. */
   | { readonly _tag: "Match"; readonly toRecord: ReadonlyArray<string>; readonly unreachable: ReadonlyArray<string> }
   /**
-   * First start: write `pending` in each of `empty` and compare again; with none empty, mark each of `shards` as ready.
+   * First start: write `pending` in each of `empty`, in place of what is there, and compare again; with none empty, mark
+   * each of `shards` as ready.
    */
   | { readonly _tag: "Initialise"; readonly shards: ReadonlyArray<string>; readonly empty: ReadonlyArray<string> }
   /** Nothing is ready, and a first start needs all shards: try again later. */
@@ -78,7 +85,8 @@ export class PlacementMismatch extends Schema.TaggedError<PlacementMismatch>()("
 }
 
 /** Compares the configured placement with what was found; a shard that is not in `found` counts as unreachable. */
-export const compare = (configured: PlacementRecord, found: ReadonlyArray<Found>): GuardVerdict => {
+export const compare = (configured: PlacementRecord, all: ReadonlyArray<Found>): GuardVerdict => {
+  const found = all.map((at) => (isAbandoned(configured, at, all) ? { ...at, record: undefined } : at))
   const recorded = found.flatMap(withRecord)
   const renamed = renames(configured, recorded)
   const reasons = new Set([
@@ -115,6 +123,26 @@ type Renames = ReadonlyMap<string, string>
 
 const withRecord = (at: Found): ReadonlyArray<Recorded> =>
   typeof at.record === "object" ? [{ ...at, record: at.record }] : []
+
+/**
+ * Was it left by a start that never completed? Not where another database has the same record: those are one database at two
+ * addresses, or copies.
+ */
+const isAbandoned = (configured: PlacementRecord, at: Found, all: ReadonlyArray<Found>): boolean => {
+  const { isEmpty, record, shard } = at
+  if (typeof record !== "object" || record.state !== "pending" || !isEmpty) return false
+  const isOurs = record.name === shard && isSamePlacement(record.placement, configured)
+  return !isOurs && !all.some((other) => other !== at && isSameRecord(other.record, record))
+}
+
+const isSamePlacement = (one: PlacementRecord, other: PlacementRecord): boolean =>
+  sameFormat(one, other) && shardsKey(one) === shardsKey(other)
+
+const isSameRecord = (one: Found["record"], other: ShardRecord): boolean =>
+  typeof one === "object" && one.name === other.name && isSamePlacement(one.placement, other.placement)
+
+const shardsKey = ({ shards }: PlacementRecord): string =>
+  JSON.stringify(shards.map(({ name, weight }) => [name, weight]))
 
 const isReady = (at: Recorded): boolean => at.record.state === "ready"
 
@@ -219,7 +247,7 @@ const shardsReasons = (
   return recorded.flatMap(({ record: { name: database, placement } }) => {
     // A database of something else, or of another version, says nothing about the shards of this placement.
     if (!(here.includes(database) || renamed.has(database)) || !sameFormat(configured, placement)) return []
-    const key = JSON.stringify(placement.shards.map(({ name, weight }) => [name, weight]))
+    const key = shardsKey(placement)
     if (compared.has(key)) return []
     compared.add(key)
     return differences(configured, database, placement, renamed)

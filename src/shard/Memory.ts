@@ -21,6 +21,7 @@ import {
   ReadRejected,
   ShardPool,
   ShardUnavailable,
+  type ShardUse,
 } from "./ShardPool.ts"
 
 /** `full`: its disk is. `hang`: operations wait until the shard changes its state. */
@@ -68,7 +69,7 @@ interface Shard {
   state: ShardState
   delayMillis: number
   /** Operations under way. */
-  inUse: number
+  readonly inUse: Record<ShardUse, number>
   /** Open unless the shard hangs. */
   readonly gate: Latch.Latch
   /** Opened by the next operation. */
@@ -98,7 +99,7 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
     batches: [],
     state: "up",
     delayMillis: 0,
-    inUse: 0,
+    inUse: { append: 0, read: 0 },
     gate: Latch.makeUnsafe(true),
     used: Latch.makeUnsafe(false),
     reject: options?.reject,
@@ -106,12 +107,13 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
   }))
   const use = <A, E>(
     index: number,
+    kind: ShardUse,
     operation: string,
     run: (shard: Shard) => Effect.Effect<A, E>,
   ): Effect.Effect<A, E | ShardUnavailable> =>
     Effect.suspend(() => {
       const shard = shards[index]!
-      shard.inUse++
+      shard.inUse[kind]++
       shard.used.openUnsafe()
       return Effect.andThen(
         Effect.andThen(shard.gate.await, shard.delayMillis > 0 ? Effect.sleep(shard.delayMillis) : Effect.void),
@@ -120,15 +122,15 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
             ? Effect.fail(new ShardUnavailable({ shard: shard.name, operation, ...failures[shard.state] }))
             : run(shard),
         ),
-      ).pipe(Effect.ensuring(Effect.sync(() => shard.inUse--)))
+      ).pipe(Effect.ensuring(Effect.sync(() => shard.inUse[kind]--)))
     })
 
   const pool = ShardPool.of({
-    append: (index, batch) => use(index, "append", (shard) => append(shard, batch)),
+    append: (index, batch) => use(index, "append", "append", (shard) => append(shard, batch)),
     readFirstPages: (index, query) =>
-      use(index, "read", (shard) => read(shard, query.reads, () => firstPages(shard, query))),
+      use(index, "read", "read", (shard) => read(shard, query.reads, () => firstPages(shard, query))),
     readPage: (index, query) =>
-      use(index, "read", (shard) => read(shard, [query], () => page(shard.logs.get(query.id), query))),
+      use(index, "read", "read", (shard) => read(shard, [query], () => page(shard.logs.get(query.id), query))),
     health: Effect.sync(() =>
       shards.map(({ name, state }) => ({
         shard: name,
@@ -136,7 +138,12 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
         reason: state === "up" ? undefined : state === "hang" ? "timeout" : failures[state].reason,
       })),
     ),
-    usage: () => shards.map(({ inUse, name }) => ({ shard: name, connectionsInUse: inUse, waiting: 0 })),
+    usage: () =>
+      shards.map(({ inUse, name }) => ({
+        shard: name,
+        append: { inUse: inUse.append, waiting: 0 },
+        read: { inUse: inUse.read, waiting: 0 },
+      })),
   })
   const control = MemoryShards.of({
     names,

@@ -16,7 +16,12 @@ export class ShardUnavailable extends Schema.TaggedError<ShardUnavailable>()("Sh
   cause: Schema.Defect(),
 }) {
   override get message(): string {
-    return `shard ${this.shard}: ${this.operation} failed (${this.reason}): ${this.cause instanceof Error ? this.cause.message : String(this.cause)}`
+    return `shard ${this.shard}: ${this.operation} failed (${this.reason}): ${this.detail}`
+  }
+
+  /** The failure as the database, or the connection to it, told it. */
+  get detail(): string {
+    return this.cause instanceof Error ? this.cause.message : String(this.cause)
   }
 }
 
@@ -89,10 +94,18 @@ export interface ShardHealth {
   readonly reason: string | undefined
 }
 
-/** How much of a shard's pool is taken at this moment. */
-export interface ShardUsage {
+/** What has connections and waits for none of another kind. */
+export const shardUses = ["append", "read"] as const
+
+export type ShardUse = (typeof shardUses)[number]
+
+/** How much of a shard's connections is taken at this moment. */
+export interface ShardUsage extends Readonly<Record<ShardUse, Taken>> {
   readonly shard: string
-  readonly connectionsInUse: number
+}
+
+export interface Taken {
+  readonly inUse: number
   /** Operations that wait for a connection. */
   readonly waiting: number
 }
@@ -117,7 +130,7 @@ export class ShardPool extends Context.Service<
       shard: number,
       query: PageQuery,
     ) => Effect.Effect<ReadonlyArray<LogEntry>, ShardUnavailable | ReadRejected>
-    /** Asks every shard, for some seconds at most. */
+    /** Asks every shard, for some seconds at most, what its work needs: is each kind of operation possible? */
     readonly health: Effect.Effect<ReadonlyArray<ShardHealth>>
     readonly usage: () => ReadonlyArray<ShardUsage>
   }

@@ -1,35 +1,27 @@
 /**
- * The logs in PostgreSQL: for each shard a pool of connections for reads, and those of its appends (`transaction.ts`).
+ * The logs in PostgreSQL. Appends and reads of a shard have sessions and places of their own, so that neither waits for the
+ * other; health asks on sessions of both kinds, and waits for no place.
  *
- * A shard serves only after it was verified: reachable, of a supported version, migrated, and recorded as this shard of
- * this placement (`guard.ts`). One that is down at the start, while others are verified, does not stop the start: it is
- * verified before its first use (`verify.ts`).
+ * A shard serves only after it was verified: reachable, suitable, migrated, and recorded as this shard of this placement
+ * (`guard.ts`). One that is down at the start, while others are verified, does not stop the start: it is verified before
+ * its first use, as is one whose sessions turned out to be useless (`verify.ts`).
  */
-import { PgClient } from "@effect/sql-pg"
-import { Duration, Effect, Fiber, Layer, type Redacted, Semaphore } from "effect"
+import type { PgClient } from "@effect/sql-pg/PgClient"
+import { Effect, Layer, Semaphore } from "effect"
 import { Reactivity } from "effect/reactivity"
+import type { SqlError } from "effect/sql"
 import type { PlacementMismatch, PlacementRecord } from "../placement/guard.ts"
-import { makeAppendEntries } from "./appendEntries.ts"
-import type { PostgresTooOld, SchemaOutdated } from "./migrations.ts"
+import { type AppendEntries, makeAppendEntries } from "./appendEntries.ts"
+import { addressOf, connectTo, type ShardSettings } from "./connectSession.ts"
+import * as limits from "./limits.ts"
 import { readFirstPages, readPage } from "./readPage.ts"
-import { type ShardHealth, ShardPool, ShardUnavailable } from "./ShardPool.ts"
+import { checkRights } from "./rights.ts"
+import { type Sessions, sessionsOfShard } from "./sessions.ts"
+import { type ShardHealth, ShardPool, ShardUnavailable, type ShardUse, shardUses, type Taken } from "./ShardPool.ts"
+import type { ShardUnsuitable } from "./ShardUnsuitable.ts"
+import { makeTransactions } from "./transaction.ts"
 import { classify, classifyRead, unavailable } from "./transient.ts"
-import { type Shard, verifyAll, verifyLater } from "./verify.ts"
-
-/** How to reach one shard. */
-export interface ShardSettings {
-  readonly name: string
-  readonly weight: number
-  readonly host: string
-  readonly port: number
-  readonly user: string
-  readonly password: Redacted.Redacted
-  readonly database: string
-  /** Wins over the fields; may carry TLS options. */
-  readonly url?: Redacted.Redacted | undefined
-  /** What messages call it, without a secret. Default: `host:port`. */
-  readonly address?: string | undefined
-}
+import { makeShard, type Shard, type Verification, verifyAll, verifyAllNow, verifyLater } from "./verify.ts"
 
 export interface ShardPoolSettings {
   /** In the order of the placement. */
@@ -39,170 +31,154 @@ export interface ShardPoolSettings {
   readonly placement: PlacementRecord
 }
 
-/** Connections for each shard that are in use at the same time: one by the lane of appends, the others by reads. */
-const maxConnections = 8
-
-/** How long to wait for a free connection. */
-const acquireTimeout = Duration.seconds(10)
-
-/** Longer than `statement_timeout`: only a server that does not answer at all gets here. */
-const operationTimeout = Duration.seconds(45)
-
-const healthTimeout = Duration.seconds(2)
-
-/** Session settings, sent when connecting. */
-const startupParameters = {
-  // A worker that died must not keep the locks of its objects, and nobody waits long for them.
-  lock_timeout: "5s",
-  idle_in_transaction_session_timeout: "10s",
-  statement_timeout: "30s",
-  tcp_keepalives_idle: "10",
-  tcp_keepalives_interval: "5",
-  tcp_keepalives_count: "3",
-  // Every statement is a walk along an index. A plan that was made while the tables were empty would scan or sort them
-  // until the next ANALYZE; with these there is no such plan, and none has to be made again for each batch.
-  plan_cache_mode: "force_generic_plan",
-  enable_seqscan: "off",
-  enable_bitmapscan: "off",
-  enable_hashjoin: "off",
-  enable_mergejoin: "off",
-  enable_sort: "off",
-  jit: "off",
-}
-
 /** The live ShardPool. It starts when the guard allows it, and waits while it cannot know. */
 export const ShardPoolLive = (
   settings: ShardPoolSettings,
-): Layer.Layer<ShardPool, PlacementMismatch | PostgresTooOld | SchemaOutdated> =>
+): Layer.Layer<ShardPool, PlacementMismatch | ShardUnsuitable> =>
   Layer.effect(ShardPool, make(settings)).pipe(Layer.provide(Reactivity.layer))
 
-const make = Effect.fnUntraced(function* (settings: ShardPoolSettings) {
-  const shards = yield* Effect.forEach(settings.shards, connect)
-  const state = yield* verifyAll(shards, settings)
+/** Creates and migrates the tables of all shards, and records the placement; then workers need no more rights than to serve. */
+export const migrateShards = (
+  settings: Omit<ShardPoolSettings, "autoMigrate">,
+): Effect.Effect<void, PlacementMismatch | ShardUnsuitable | ShardUnavailable> =>
+  Effect.gen(function* () {
+    const shards = yield* Effect.forEach(settings.shards, inspectable)
+    yield* verifyAllNow({ shards, autoMigrate: true, placement: settings.placement })
+  }).pipe(Effect.provide(Reactivity.layer))
 
-  /** Runs an operation of a shard that is verified, on a connection that is free in time. */
+const make = Effect.fnUntraced(function* (settings: ShardPoolSettings) {
+  const scope = yield* Effect.scope
+  const shards = yield* Effect.forEach(settings.shards, connect)
+  const verification: Verification = { ...settings, shards }
+  yield* verifyAll(verification)
+
+  /** Runs an operation of a shard that is verified, in its place among those of its kind. */
   const use = <A, E>(
     index: number,
+    kind: ShardUse,
     operation: string,
-    run: (shard: Shard) => Effect.Effect<A, E>,
-  ): Effect.Effect<A, E | ShardUnavailable> => {
-    const shard = shards[index]!
-    const guarded = withConnection(shard, operation, run(shard))
-    return shard.verified ? guarded : Effect.andThen(verifyLater(state, shard), guarded)
-  }
+    run: (shard: LiveShard) => Effect.Effect<A, E>,
+  ): Effect.Effect<A, E | ShardUnavailable> =>
+    Effect.suspend(() => {
+      const shard = shards[index]!
+      const placed = inPlace(shard, kind, operation, run(shard))
+      return shard.verified ? placed : Effect.andThen(verifyLater(verification, shard, scope), placed)
+    }).pipe(inTime(shards[index]!, operation, limits.operationSeconds))
 
-  const ping = (index: number): Effect.Effect<ShardHealth> =>
-    use(index, "health", ({ sql }) =>
-      Effect.mapError(sql`select 1`, (error) => unavailable(shards[index]!.name, "health", error)),
-    ).pipe(
-      Effect.match({
-        onFailure: ({ reason, shard }): ShardHealth => ({ shard, ok: false, reason }),
-        onSuccess: (): ShardHealth => ({ shard: shards[index]!.name, ok: true, reason: undefined }),
-      }),
-    )
-
-  /** In a fiber of its own: to interrupt a statement takes seconds when the server does not answer. */
-  const healthOf = (index: number): Effect.Effect<ShardHealth> =>
-    Effect.flatMap(Effect.forkDetach(ping(index)), (fiber) =>
-      Fiber.join(fiber).pipe(
-        Effect.timeoutOrElse({
-          duration: healthTimeout,
-          orElse: () => Effect.succeed<ShardHealth>({ shard: shards[index]!.name, ok: false, reason: "timeout" }),
-        }),
+  const read = <A>(index: number, run: (sql: PgClient) => Effect.Effect<A, SqlError.SqlError>) =>
+    use(index, "read", "read", ({ name, sessions }) =>
+      Effect.mapError(
+        sessions.read.use(({ sql }) => run(sql)),
+        (error) => classifyRead(name, error),
       ),
     )
+
+  /** Can it be appended to and read from, on the sessions that are there, or on new ones? */
+  const ping = (shard: LiveShard): Effect.Effect<void, ShardUnavailable> =>
+    verifyLater(verification, shard, scope).pipe(
+      Effect.andThen(
+        Effect.forEach(shardUses, (kind) =>
+          shard.sessions[kind].look(({ isFit, sql }) => Effect.andThen(isFit, checkRights(sql))),
+        ),
+      ),
+      Effect.catchTag("SqlError", (error) => Effect.fail(unavailable(shard.name, "health", error))),
+      inTime(shard, "health", limits.healthSeconds.look),
+    )
+
+  const healthOf = (shard: LiveShard): Effect.Effect<ShardHealth> =>
+    Effect.match(ping(shard), {
+      onFailure: (error): ShardHealth => ({ shard: shard.name, ok: false, reason: shortly(error) }),
+      onSuccess: (): ShardHealth => ({ shard: shard.name, ok: true, reason: undefined }),
+    })
 
   return ShardPool.of({
     append: (index, batch) =>
-      use(index, "append", ({ append, name }) =>
+      use(index, "append", "append", ({ append, name }) =>
         Effect.mapError(append(batch), (error) => classify(name, "append", error)),
       ),
-    readFirstPages: (index, query) =>
-      use(index, "read", ({ name, sql }) =>
-        Effect.mapError(readFirstPages(sql, query), (error) => classifyRead(name, error)),
-      ),
-    readPage: (index, query) =>
-      use(index, "read", ({ name, sql }) =>
-        Effect.mapError(readPage(sql, query), (error) => classifyRead(name, error)),
-      ),
-    health: Effect.suspend(() => Effect.forEach(shards.keys(), healthOf, { concurrency: "unbounded" })),
-    usage: () => shards.map(({ inUse, name, waiting }) => ({ shard: name, connectionsInUse: inUse, waiting })),
+    readFirstPages: (index, query) => read(index, (sql) => readFirstPages(sql, query)),
+    readPage: (index, query) => read(index, (sql) => readPage(sql, query)),
+    health: Effect.suspend(() => Effect.forEach(shards, healthOf, { concurrency: "unbounded" })),
+    usage: () =>
+      shards.map(({ name, places }) => ({ shard: name, append: taken(places.append), read: taken(places.read) })),
   })
 })
 
-/** The connections for a shard: a pool, and those that pipeline appends. Nothing is connected yet. */
+/** An operation of each kind takes a place, so that no more run than there are sessions for. */
+interface Places {
+  readonly permits: Semaphore.Semaphore
+  inUse: number
+  waiting: number
+}
+
+interface LiveShard extends Shard {
+  readonly sessions: Readonly<Record<ShardUse, Sessions>>
+  readonly append: AppendEntries
+  readonly places: Readonly<Record<ShardUse, Places>>
+}
+
+const taken = ({ inUse, waiting }: Places): Taken => ({ inUse, waiting })
+
+const makePlaces = (count: number): Places => ({ permits: Semaphore.makeUnsafe(count), inUse: 0, waiting: 0 })
+
+const inspectable = (settings: ShardSettings) =>
+  Effect.map(connectTo(settings), (connectFor) => makeShard(settings.name, addressOf(settings), connectFor("inspect")))
+
+/** A shard with its sessions. Nothing is connected yet. */
 const connect = Effect.fnUntraced(function* (settings: ShardSettings) {
-  const { database, host, name, password, port, url, user } = settings
-  const reactivity = yield* Reactivity.Reactivity
-  const options = {
-    ...(url === undefined ? { host, port, username: user, password, database } : { url }),
-    applicationName: "objectlog",
-    connectTimeout: "5 seconds",
-    keepAlive: "10 seconds",
-    startupParameters,
-    spanAttributes: {
-      "objectlog.shard": name,
-      "db.namespace": database,
-      "server.address": host,
-      "server.port": port,
-    },
-  } satisfies PgClient.PgClientConfig
-  // A pool connects when it is first used, so making one cannot fail.
-  const sql = yield* Effect.orDie(PgClient.make({ ...options, maxConnections }))
-  const append = yield* makeAppendEntries(
-    Effect.provideService(PgClient.makeClient({ ...options, multiplex: true }), Reactivity.Reactivity, reactivity),
-  )
-  const shard: Shard = {
-    name,
-    address: settings.address ?? `${host}:${port}`,
-    sql,
-    append,
-    permits: Semaphore.makeUnsafe(maxConnections),
-    inUse: 0,
-    waiting: 0,
-    verifying: Semaphore.makeUnsafe(1),
-    verified: false,
-    record: "unreachable",
+  const connectFor = yield* connectTo(settings)
+  const shard = makeShard(settings.name, addressOf(settings), connectFor("inspect"))
+  const sessions = sessionsOfShard(() => {
+    live.verified = false
+  })
+  // One more of each kind than there are places: the one that health asks.
+  const append = yield* sessions(connectFor("append"), limits.appendsAtOnce + 1)
+  const live: LiveShard = {
+    ...shard,
+    sessions: { append, read: yield* sessions(connectFor("read"), limits.readsAtOnce + 1) },
+    append: makeAppendEntries(makeTransactions(append)),
+    places: { append: makePlaces(limits.appendsAtOnce), read: makePlaces(limits.readsAtOnce) },
   }
-  return shard
+  return live
 })
 
-/**
- * Waits for a permit and runs. The pool itself would wait for a free connection for ever; there are as many permits as
- * connections, so whoever has one does not wait for long.
- */
-const withConnection = <A, E>(
-  shard: Shard,
+const inPlace = <A, E>(
+  shard: LiveShard,
+  kind: ShardUse,
   operation: string,
   run: Effect.Effect<A, E>,
 ): Effect.Effect<A, E | ShardUnavailable> =>
   Effect.uninterruptibleMask((restore) => {
-    shard.waiting++
-    return restore(shard.permits.take(1)).pipe(
+    const places = shard.places[kind]
+    places.waiting++
+    return restore(places.permits.take(1)).pipe(
       Effect.timeoutOrElse({
-        duration: acquireTimeout,
+        duration: `${limits.placeSeconds} seconds`,
         orElse: () => Effect.fail(tooLate(shard, operation, "pool")),
       }),
-      Effect.ensuring(Effect.sync(() => shard.waiting--)),
+      Effect.ensuring(Effect.sync(() => places.waiting--)),
       Effect.andThen(
         Effect.suspend(() => {
-          shard.inUse++
+          places.inUse++
           return Effect.ensuring(
             restore(run),
             Effect.suspend(() => {
-              shard.inUse--
-              return shard.permits.release(1)
+              places.inUse--
+              return places.permits.release(1)
             }),
           )
         }),
       ),
     )
-  }).pipe(
-    Effect.timeoutOrElse({
-      duration: operationTimeout,
+  })
+
+const inTime =
+  (shard: Shard, operation: string, seconds: number) =>
+  <A, E>(self: Effect.Effect<A, E>): Effect.Effect<A, E | ShardUnavailable> =>
+    Effect.timeoutOrElse(self, {
+      duration: `${seconds} seconds`,
       orElse: () => Effect.fail(tooLate(shard, operation, "timeout")),
-    }),
-  )
+    })
 
 const tooLate = (shard: Shard, operation: string, reason: "pool" | "timeout"): ShardUnavailable =>
   new ShardUnavailable({
@@ -211,3 +187,7 @@ const tooLate = (shard: Shard, operation: string, reason: "pool" | "timeout"): S
     reason,
     cause: new Error(reason === "pool" ? "no connection was free in time" : "the server did not answer in time"),
   })
+
+/** One word where it says all. */
+const shortly = ({ detail, reason }: ShardUnavailable): string =>
+  reason === "connection" || reason === "timeout" ? reason : `${reason}, ${detail}`

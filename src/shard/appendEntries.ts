@@ -25,13 +25,13 @@
  */
 import { PgTypes } from "@effect/sql-pg"
 import type { PgClient } from "@effect/sql-pg/PgClient"
-import { Effect, Result, Schedule, type Scope } from "effect"
-import { SqlError } from "effect/sql"
+import { Effect, Result, Schedule } from "effect"
+import type { SqlError } from "effect/sql"
 import { type NewEntry, type Placed, toStored } from "../domain/LogEntry.ts"
 import { fromColumn, type ObjectId, toColumn } from "../domain/ObjectId.ts"
 import { type Existing, type Head, identityKey, mayExist, messageKey, type Plan, planAppend } from "./plan.ts"
-import { type Connect, makeTransactions, pipelined, type Transaction } from "./transaction.ts"
-import { isConflict, sqlStateOf, uniqueViolation } from "./transient.ts"
+import { type InTransaction, pipelined, type Transaction } from "./transaction.ts"
+import { isConflict, sqlStateOf, uniqueViolation, withSqlState } from "./transient.ts"
 
 /** Most ids of object rows that one process remembers for a shard: some megabytes. */
 const knownMax = 65_536
@@ -47,14 +47,8 @@ const rememberedBatches = 16
 
 export type AppendEntries = (batch: ReadonlyArray<NewEntry>) => Effect.Effect<ReadonlyArray<Placed>, SqlError.SqlError>
 
-/**
- * Appends batches to a shard, each in one transaction; one that loses against another transaction is repeated a few times.
- * The connections live in the scope.
- */
-export const makeAppendEntries = Effect.fnUntraced(function* (
-  connect: Connect,
-): Effect.fn.Return<AppendEntries, never, Scope.Scope> {
-  const inTransaction = yield* makeTransactions(connect)
+/** Appends batches to a shard, each in one transaction; one that loses against another transaction is repeated a few times. */
+export const makeAppendEntries = (inTransaction: InTransaction): AppendEntries => {
   /** Objects whose rows were seen. */
   const known = new Set<bigint>()
   /** So many batches still queue. */
@@ -96,15 +90,13 @@ export const makeAppendEntries = Effect.fnUntraced(function* (
       times: 5,
     }),
   )
-})
+}
 
 /** An entry that was taken for new is stored already. */
 const isTaken = (error: SqlError.SqlError) => sqlStateOf(error) === uniqueViolation
 
 /** Rows that were seen are gone, since the database was restored. */
-const rowsGone = new SqlError.SqlError({
-  reason: new SqlError.UnknownError({ cause: new Error("rows of objects that were there are gone") }),
-})
+const rowsGone = withSqlState("02000", "rows of objects that were there are gone")
 
 const append = Effect.fnUntraced(function* (
   { begin, commit, sql }: Transaction,

@@ -10,6 +10,9 @@ import { BatchRejected, ReadRejected, ShardUnavailable } from "./ShardPool.ts"
 /** SQLSTATE 22P03, for a value that the client itself cannot encode: the same batch can never be sent. */
 const cannotEncode = "22P03"
 
+/** What the client says of it, and of no failure of the connection: one that it cannot decode is of that kind. */
+const encodingFailed = "PgConnection: Failed to encode query"
+
 /** SQLSTATE of a row whose unique key exists. */
 export const uniqueViolation = "23505"
 
@@ -17,7 +20,7 @@ export const uniqueViolation = "23505"
 export const sqlStateOf = (error: SqlError.SqlError): string | undefined => {
   const cause: unknown = error.reason.cause
   if (typeof cause !== "object" || cause === null) return undefined
-  if ("_tag" in cause && cause._tag === "PgTypesCodecError") return cannotEncode
+  if (error.reason.message === encodingFailed) return cannotEncode
   return "code" in cause && typeof cause.code === "string" && /^[0-9A-Z]{5}$/.test(cause.code) ? cause.code : undefined
 }
 
@@ -28,6 +31,45 @@ export const sqlStateOf = (error: SqlError.SqlError): string | undefined => {
  */
 export const isDataFault = (sqlState: string | undefined): boolean =>
   sqlState !== undefined && /^(?:22|23|54)/.test(sqlState)
+
+/** A session that answers, and is of no use: its server is read-only, its settings are gone, it is not the shard's. */
+export class SessionUnfit extends Error {
+  /** SQLSTATE or a word. */
+  readonly reason: string
+
+  constructor(reason: string, message: string) {
+    super(message)
+    this.reason = reason
+  }
+}
+
+export const unfit = (reason: string, message: string): SqlError.SqlError =>
+  new SqlError.SqlError({ reason: new SqlError.ConnectionError({ cause: new SessionUnfit(reason, message) }) })
+
+/** A failure of ours, with the SQLSTATE that fits it. */
+export const withSqlState = (sqlState: string, message: string): SqlError.SqlError =>
+  new SqlError.SqlError({
+    reason: new SqlError.UnknownError({ cause: Object.assign(new Error(message), { code: sqlState }), message }),
+  })
+
+/**
+ * Is it the session's fault, so that the next statement on it would fail too? The server is read-only or in recovery
+ * (25006), it has ended the session (08, 57P01 … 57P05, 25P03, 25P04), or lost what the session had prepared (26000); or
+ * no server answered at all.
+ */
+export const isSessionFault = (error: SqlError.SqlError): boolean => {
+  const sqlState = sqlStateOf(error)
+  return sqlState === undefined || /^(?:08...|57P0[1-5]|25006|25P0[34]|26000)$/.test(sqlState)
+}
+
+/** The database's failure among all that ended an operation. */
+export const sqlErrorOf = (cause: Cause.Cause<unknown>): SqlError.SqlError | undefined => {
+  for (const reason of cause.reasons) {
+    const error = Cause.isFailReason(reason) ? reason.error : Cause.isDieReason(reason) ? reason.defect : undefined
+    if (SqlError.isSqlError(error)) return error
+  }
+  return undefined
+}
 
 /** May the transaction be repeated at once? It lost against another one, and was rolled back whole. */
 export const isConflict = (error: SqlError.SqlError): boolean => {
@@ -83,8 +125,12 @@ export const defectAsFailure = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.E
 const reasonOf = (error: SqlError.SqlError): string => {
   const sqlState = sqlStateOf(error)
   if (sqlState !== undefined) return sqlState
+  if (error.reason.cause instanceof SessionUnfit) return error.reason.cause.reason
   return error.reason._tag === "ConnectionError" ? "connection" : "unknown"
 }
+
+/** Where more is said, for an operator. */
+const advice: Readonly<Record<string, string>> = { "42501": " (README: Rights)" }
 
 /**
  * A cause that is only a text. The original holds statement parameters, the failing row and perhaps the configuration,
@@ -93,7 +139,8 @@ const reasonOf = (error: SqlError.SqlError): string => {
 const describe = (error: SqlError.SqlError): Error => {
   const cause: unknown = error.reason.cause
   const text = cause instanceof Error || hasMessage(cause) ? cause.message : ""
-  const described = new Error((text === "" ? error.reason.message : text).replace(/\/\/[^@/\s]*@/g, "//<redacted>@"))
+  const said = (text === "" ? error.reason.message : text).replace(/\/\/[^@/\s]*@/g, "//<redacted>@")
+  const described = new Error(`${said}${advice[sqlStateOf(error) ?? ""] ?? ""}`)
   // The stack says where this function is called, which is of no use to anybody.
   described.stack = `${described.name}: ${described.message}`
   return described

@@ -21,6 +21,8 @@ export type LinkState =
 export interface TcpProxy {
   readonly port: number
   readonly set: (state: LinkState) => void
+  /** New connections go to another port of this machine, as after a failover; those that are there stay. */
+  readonly lead: (target: number) => void
 }
 
 const host = "127.0.0.1"
@@ -144,6 +146,8 @@ class Connection {
 export const makeProxy = (target: number): Effect.Effect<TcpProxy, never, Scope.Scope> =>
   Effect.gen(function* () {
     let state: LinkState = { kind: "open" }
+    let leadsTo = target
+    const targets = new Set([target])
     const connections = new Set<Connection>()
     /** Ends that were left in the dark: of clients until they give up, of servers until the link opens again. */
     const left = new Set<Socket>()
@@ -162,7 +166,7 @@ export const makeProxy = (target: number): Effect.Effect<TcpProxy, never, Scope.
       } else {
         const connection = new Connection(
           client,
-          target,
+          leadsTo,
           () => state,
           () => connections.delete(connection),
         )
@@ -180,6 +184,10 @@ export const makeProxy = (target: number): Effect.Effect<TcpProxy, never, Scope.
     )
     return {
       port: (server.address() as AddressInfo).port,
+      lead: (next) => {
+        leadsTo = next
+        targets.add(next)
+      },
       set: (next) => {
         state = next
         switch (next.kind) {
@@ -197,7 +205,7 @@ export const makeProxy = (target: number): Effect.Effect<TcpProxy, never, Scope.
             return
           }
           case "open":
-            for (const socket of left) if (socket.remotePort === target) socket.destroy()
+            for (const socket of left) if (targets.has(socket.remotePort ?? 0)) socket.destroy()
         }
         for (const connection of connections) connection.pump()
       },

@@ -116,7 +116,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("a worker t
         `objectlog_query_delay_seconds_count 1`,
         `objectlog_shard_up{shard="shard-a"} 1`,
         `objectlog_lane_up{shard="shard-b"} 1`,
-        `objectlog_pool_waiting{shard="shard-b"} 0`,
+        `objectlog_pool_waiting{shard="shard-b",use="append"} 0`,
       ])
         assert.include(lines, line)
 

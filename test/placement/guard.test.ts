@@ -4,6 +4,7 @@ import { Effect, Schema } from "effect"
 import {
   compare,
   type Found,
+  type GuardVerdict,
   placementOf,
   PlacementMismatch,
   type PlacementRecord,
@@ -16,7 +17,12 @@ const placement = (...names: ReadonlyArray<string>): PlacementRecord =>
 const ab = placement("a", "b")
 
 /** The database of `shard`, at the address `<shard>.db`. */
-const at = (shard: string, record: Found["record"]): Found => ({ shard, address: `${shard}.db`, record })
+const at = (shard: string, record: Found["record"], isEmpty = false): Found => ({
+  shard,
+  address: `${shard}.db`,
+  record,
+  isEmpty,
+})
 const record =
   (state: ShardRecord["state"]) =>
   (name: string, in_: PlacementRecord): ShardRecord => ({
@@ -185,6 +191,92 @@ describe("Refuse", () => {
   })
   it("a mismatch is refused at once, though another shard is down", () => {
     assert.lengthOf(refusal(abc, at("a", pending("a", ab)), at("b", "unreachable"), at("c", "unreachable")), 1)
+  })
+})
+
+describe("a record of a start that never completed", () => {
+  const cd = placement("c", "d")
+
+  it("counts as none where the list is corrected", () => {
+    const corrected: GuardVerdict = { _tag: "Initialise", shards: ["c", "d"], empty: ["c", "d"] }
+    assert.deepStrictEqual(compare(cd, [at("c", pending("a", ab), true), at("d", undefined)]), corrected)
+    assert.deepStrictEqual(compare(cd, [at("c", pending("a", ab), true), at("d", pending("b", ab), true)]), corrected)
+  })
+  it("counts as none where only the placement differs", () => {
+    const heavier = placementOf([
+      { name: "a", weight: 1 },
+      { name: "b", weight: 2 },
+    ])
+    assert.deepStrictEqual(compare(heavier, [at("a", pending("a", ab), true), at("b", pending("b", heavier), true)]), {
+      _tag: "Initialise",
+      shards: ["a", "b"],
+      empty: ["a"],
+    })
+  })
+  it("is not touched while a shard is down", () => {
+    assert.deepStrictEqual(compare(cd, [at("c", pending("a", ab), true), at("d", "unreachable")]), {
+      _tag: "Wait",
+      unreachable: ["d"],
+    })
+  })
+  it("is refused where something is stored", () => {
+    assert.include(
+      refusal(cd, at("c", pending("a", ab)), at("d", undefined)),
+      "the database at c.db is shard a, but POSTGRES_IPS calls it c: call it a again, as in a=postgres://…",
+    )
+  })
+  it("is refused beside one that is ready, be it of another placement or of ours", () => {
+    assert.include(
+      refusal(cd, at("c", pending("a", ab), true), at("d", ready("b", ab))).join("\n"),
+      "the database at d.db is shard b, but POSTGRES_IPS calls it d",
+    )
+    assert.deepStrictEqual(refusal(cd, at("c", ready("c", cd)), at("d", pending("b", ab), true)), [
+      "the database of shard d at d.db is empty, but database c records it as part of the placement: " +
+        "wrong or lost database? Correct its address, or restore it from a backup",
+    ])
+  })
+  it("is refused where two addresses lead to it", () => {
+    assert.include(
+      refusal(cd, at("c", pending("a", ab), true), at("d", pending("a", ab), true)),
+      "the databases at c.db and d.db are both shard a: " +
+        "they are one database or copies of it, correct the address of shard c",
+    )
+  })
+
+  /** Everything that a database can be found to hold. */
+  const holds = (shard: string): ReadonlyArray<Found> => [
+    at(shard, undefined),
+    at(shard, "unreachable"),
+    at(shard, "unreadable"),
+    ...[ab, placement("a", "b", "c"), placement("x", "y")].flatMap((in_) =>
+      [shard, "x"].flatMap((name) => [
+        at(shard, ready(name, in_)),
+        at(shard, pending(name, in_)),
+        at(shard, pending(name, in_), true),
+      ]),
+    ),
+  ]
+  it("whatever is found: what is written to was empty, and no placement is begun beside another one", () => {
+    for (const a of holds("a")) {
+      for (const b of holds("b")) {
+        const verdict = compare(ab, [a, b])
+        const isReady = ({ record }: Found) => typeof record === "object" && record.state === "ready"
+        const isOurs = ({ record, shard }: Found) =>
+          typeof record === "object" && record.name === shard && record.placement === ab
+        const shown = JSON.stringify({ a, b, verdict })
+        if (verdict._tag === "Initialise") {
+          assert.isFalse(isReady(a) || isReady(b), shown)
+          for (const at of [a, b]) {
+            const isWritten = verdict.empty.includes(at.shard)
+            assert.isTrue(isWritten ? at.record === undefined || (at.isEmpty && !isOurs(at)) : isOurs(at), shown)
+          }
+        }
+        if (verdict._tag === "Match") {
+          assert.isTrue(isReady(a) || isReady(b), shown)
+          for (const at of [a, b]) assert.isTrue(isOurs(at) || at.record === "unreachable", shown)
+        }
+      }
+    }
   })
 })
 

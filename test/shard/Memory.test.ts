@@ -30,7 +30,9 @@ describe("MemoryShards", () => {
       yield* shards.setState(0, "hang")
       const fiber = yield* Effect.forkChild(pool.append(0, [entry(objectId, 1)]))
       yield* shards.awaitUse(0)
-      assert.deepStrictEqual(pool.usage(), [{ shard: "a", connectionsInUse: 1, waiting: 0 }])
+      assert.deepStrictEqual(pool.usage(), [
+        { shard: "a", append: { inUse: 1, waiting: 0 }, read: { inUse: 0, waiting: 0 } },
+      ])
       assert.deepStrictEqual(yield* shards.entries(0, objectId), [])
       yield* shards.setState(0, "up")
       yield* Fiber.join(fiber)

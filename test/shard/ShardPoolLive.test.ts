@@ -3,12 +3,13 @@ import { assert, layer } from "@effect/vitest"
 import { Cause, Effect, Exit, Fiber, Layer, Schedule } from "effect"
 import { placementOf } from "../../src/placement/guard.ts"
 import { gate } from "../../src/shard/appendEntries.ts"
+import type { ShardSettings } from "../../src/shard/connectSession.ts"
 import { ShardPool } from "../../src/shard/ShardPool.ts"
-import { ShardPoolLive, type ShardSettings } from "../../src/shard/ShardPoolLive.ts"
+import { ShardPoolLive } from "../../src/shard/ShardPoolLive.ts"
 import { TestPostgres } from "../embedded/testServers.ts"
 import { toColumn } from "../../src/domain/ObjectId.ts"
 import { clientOf, twoShards } from "./livePostgres.ts"
-import { entry, everything, freshId, shardPoolContract } from "./shardPoolContract.ts"
+import { countIn, entry, everything, freshId, id, shardPoolContract } from "./shardPoolContract.ts"
 
 const servers = TestPostgres.layer(2)
 
@@ -35,7 +36,8 @@ const used = <E, R>(use: (pool: ShardPool["Service"], sql: PgClient.PgClient) =>
 
 /**
  * How `log_entries` was used: searches in each index, rows that they read, and `scan`, a walk over the whole table. A server
- * process reports that at the latest when it ends, so this waits until the pool's are gone.
+ * process reports that at the latest when it ends, so this waits until the pool's are gone. A first start looks once whether
+ * anything is stored, through the index of positions.
  */
 const indexUse = Effect.fnUntraced(function* (shard: ShardSettings | undefined) {
   const sql = yield* clientOf(shard!)
@@ -65,8 +67,11 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
   it.effect("lets appenders overlap without deadlocks or gaps", () =>
     Effect.gen(function* () {
       const { pool, shards } = yield* started
-      const others = yield* Layer.build(Layer.fresh(poolOf(shards)))
-      const pools = [pool, yield* Effect.provide(ShardPool, others)]
+      // A pool appends one batch at a time.
+      const others = yield* Effect.forEach(Array.from({ length: 3 }), () =>
+        Effect.flatMap(Layer.build(Layer.fresh(poolOf(shards))), (services) => Effect.provide(ShardPool, services)),
+      )
+      const pools = [pool, ...others]
       const ids = Array.from({ length: 30 }, freshId)
       let seq = 0
       yield* Effect.forEach(
@@ -74,7 +79,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
         Effect.fnUntraced(function* (appender) {
           for (let round = 0; round < 20; round++) {
             const order = appender % 2 === 0 ? ids : ids.toReversed()
-            yield* pools[appender % 2]!.append(
+            yield* pools[appender % 4]!.append(
               0,
               order
                 .filter((_, index) => (index + round) % 3 !== appender % 3)
@@ -165,34 +170,78 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
     }),
   )
 
-  it.effect("tells how many connections a shard uses, and how many operations wait for one", () =>
+  it.effect("tells how many connections each kind of operation uses, and how many wait for one", () =>
     Effect.gen(function* () {
       const { pool, shards } = yield* started
       const sql = yield* clientOf(shards[0]!)
-      const append = (seq: number) => pool.append(0, [entry(freshId(), seq)])
+      const atOnce = <A, E>(count: number, run: (n: number) => Effect.Effect<A, E>) =>
+        Effect.forkChild(
+          Effect.forEach(
+            Array.from({ length: count }, (_, n) => n),
+            run,
+            { concurrency: "unbounded" },
+          ),
+        )
       const held = yield* sql.withTransaction(
         Effect.gen(function* () {
           yield* sql`lock table objects in access exclusive mode`
-          const appends = yield* Effect.forkChild(
-            Effect.forEach(
-              Array.from({ length: 11 }, (_, i) => i + 1),
-              append,
-              { concurrency: "unbounded" },
-            ),
-          )
+          const appends = yield* atOnce(3, (n) => pool.append(0, [entry(freshId(), n)]))
+          const reads = yield* atOnce(11, () => countIn(pool, 0, freshId()))
           yield* Effect.sync(pool.usage).pipe(
-            Effect.repeat({ until: ([a]) => a!.waiting === 3, schedule: Schedule.spaced("10 millis") }),
+            Effect.repeat({ until: ([a]) => a!.read.waiting === 3, schedule: Schedule.spaced("10 millis") }),
             Effect.timeout("5 seconds"),
           )
+          const none = { inUse: 0, waiting: 0 }
           assert.deepStrictEqual(pool.usage(), [
-            { shard: "a", connectionsInUse: 8, waiting: 3 },
-            { shard: "b", connectionsInUse: 0, waiting: 0 },
+            { shard: "a", append: { inUse: 1, waiting: 2 }, read: { inUse: 8, waiting: 3 } },
+            { shard: "b", append: none, read: none },
           ])
-          return appends
+          return [appends, reads] as const
         }),
       )
-      yield* Fiber.join(held)
-      assert.deepStrictEqual(pool.usage()[0], { shard: "a", connectionsInUse: 0, waiting: 0 })
+      yield* Effect.forEach(held, (fiber) => Fiber.join<unknown, unknown>(fiber), { discard: true })
+      assert.deepStrictEqual(pool.usage()[0]!.read, { inUse: 0, waiting: 0 })
+    }),
+  )
+
+  it.effect("lets neither slow reads delay appends and health, nor slow appends reads and health", () =>
+    Effect.gen(function* () {
+      const { pool, shards } = yield* started
+      const sql = yield* clientOf(shards[0]!)
+      const isReached = (count: number) =>
+        sql<{ count: bigint }>`select count(*) from pg_locks where locktype = 'advisory' and not granted`.pipe(
+          Effect.repeat({ until: ([row]) => Number(row!.count) === count, schedule: Schedule.spaced("20 millis") }),
+          Effect.timeout("5 seconds"),
+        )
+      // Whoever reads, or appends to, the log of the object 7 waits for the test.
+      yield* sql`
+        create function held(id bigint) returns boolean language plpgsql as
+        $$ begin if id = 7 then perform pg_advisory_xact_lock_shared(7); end if; return true; end $$`
+      yield* sql`alter table log_entries rename to entries`
+      yield* sql`
+        create view log_entries as
+        select object_id, timestamp, seq, position, log, escaped, message_id from entries where held(object_id)`
+      yield* sql`insert into objects values (7, 1, 1)`
+      yield* sql`insert into entries values (7, 1, 1, 1, 'log', false, null)`
+      yield* sql`select pg_advisory_lock(7)`
+      const held = { ...everything(freshId()), id: id(7) }
+      const reads = yield* Effect.forEach(Array.from({ length: 12 }), () => Effect.forkChild(pool.readPage(0, held)))
+      yield* isReached(8)
+      yield* pool.append(0, [entry(freshId(), 1)])
+      assert.isTrue((yield* pool.health)[0]!.ok)
+      yield* sql`select pg_advisory_unlock(7)`
+      yield* Fiber.joinAll(reads)
+
+      yield* sql`alter table objects add check (held(id))`
+      yield* sql`select pg_advisory_lock(7)`
+      const appends = yield* Effect.forEach(Array.from({ length: 3 }), (_, n) =>
+        Effect.forkChild(pool.append(0, [entry(id(7), n + 2)])),
+      )
+      yield* isReached(1)
+      assert.strictEqual(yield* countIn(pool, 0, freshId()), 0)
+      assert.isTrue((yield* pool.health)[0]!.ok)
+      yield* sql`select pg_advisory_unlock(7)`
+      yield* Fiber.joinAll(appends)
     }),
   )
 
@@ -226,10 +275,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
       const objectId = freshId()
       const error = yield* Effect.flip(pool.append(0, [entry(objectId, 1), entry(objectId, 2, { log: "poison" })]))
       assert.isTrue(error._tag === "BatchRejected" && error.sqlState === "22000" && error.message.includes("poisoned"))
-      assert.strictEqual(
-        (yield* pool.readFirstPages(0, { order: "asc", maxBytes: 1, reads: [everything(objectId)] }))[0]!.upTo,
-        0,
-      )
+      assert.strictEqual(yield* countIn(pool, 0, objectId), 0)
     }),
   )
 
@@ -271,7 +317,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
     Effect.gen(function* () {
       const shards = (yield* twoShards).map((server) => server.settings)
       const error = yield* Effect.flip(Layer.build(poolOf(shards, false)))
-      assert.strictEqual(error._tag, "SchemaOutdated")
+      assert.strictEqual(error._tag, "ShardUnsuitable")
       assert.include(error.message, "POSTGRES_AUTOMIGRATE=true")
     }),
   )
@@ -301,7 +347,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
         }),
       )
       const { object_id_position_key, pkey, scan } = yield* indexUse(shard)
-      assert.deepStrictEqual([pkey!.searches, object_id_position_key!.searches, scan!.rows], [2n, 1n, 0n])
+      assert.deepStrictEqual([pkey!.searches, object_id_position_key!.searches, scan!.rows], [2n, 2n, 0n])
       assert.isBelow(Number(pkey!.rows), 1_000)
       assert.isBelow(Number(object_id_position_key!.rows), 1_000)
     }),
@@ -333,7 +379,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
       // One row for each that is found, none for one that is not: 2,000 were stored once and came twice.
       assert.deepStrictEqual([pkey!.searches, pkey!.rows], [2_000n, 2_000n])
       assert.deepStrictEqual([message_id!.searches, message_id!.rows], [5_000n, 2_000n])
-      assert.deepStrictEqual([object_id_position_key!.searches, scan!.rows], [0n, 0n])
+      assert.deepStrictEqual([object_id_position_key!.searches, scan!.rows], [1n, 0n])
     }),
   )
 

@@ -38,8 +38,13 @@ export const everything = (objectId: ObjectId, fields: Partial<PageQuery> = {}):
 })
 
 /** How many entries an object has. */
-export const count = (shard: number, objectId: ObjectId) =>
-  Effect.map(firstPage(shard, everything(objectId)), (page) => page.upTo)
+export const countIn = (pool: ShardPool["Service"], shard: number, objectId: ObjectId) =>
+  Effect.map(
+    pool.readFirstPages(shard, { order: "asc", maxBytes: 1, reads: [everything(objectId)] }),
+    ([page]) => page!.upTo,
+  )
+
+export const count = (shard: number, objectId: ObjectId) => ShardPool.use((pool) => countIn(pool, shard, objectId))
 
 const firstPage = (shard: number, { maxBytes, order, ...read }: PageQuery) =>
   ShardPool.use((pool) => Effect.map(pool.readFirstPages(shard, { order, maxBytes, reads: [read] }), ([page]) => page!))
@@ -387,9 +392,10 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
         const { append, usage } = yield* ShardPool
         const ids = Array.from({ length: 20 }, freshId)
         yield* Effect.forEach(ids, (objectId) => append(0, [entry(objectId, 1)]), { concurrency: "unbounded" })
+        const none = { inUse: 0, waiting: 0 }
         assert.deepStrictEqual(usage(), [
-          { shard: "a", connectionsInUse: 0, waiting: 0 },
-          { shard: "b", connectionsInUse: 0, waiting: 0 },
+          { shard: "a", append: none, read: none },
+          { shard: "b", append: none, read: none },
         ])
       }),
     )

@@ -4,6 +4,7 @@ import { assert, layer } from "@effect/vitest"
 import { Effect, Fiber, Schedule } from "effect"
 import { Reactivity } from "effect/reactivity"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
+import { sessionsOfShard } from "../../src/shard/sessions.ts"
 import { type InTransaction, makeTransactions, pipelined } from "../../src/shard/transaction.ts"
 import { makeProxy } from "../chaos/TcpProxy.ts"
 import { onShard } from "../embedded/onShard.ts"
@@ -16,9 +17,11 @@ const transactions = Effect.fnUntraced(function* (port?: number) {
   const shard = yield* theShard
   const { database, host, password, user: username } = shard
   const settings = { host, username, password, database, applicationName: "transactions" }
-  return yield* makeTransactions(
-    Effect.provide(PgClient.makeClient({ ...settings, port: port ?? shard.port, multiplex: true }), Reactivity.layer),
+  const connect = PgClient.makeClient({ ...settings, port: port ?? shard.port, multiplex: true }).pipe(
+    Effect.map((sql) => ({ sql, isFit: Effect.void })),
+    Effect.provide(Reactivity.layer),
   )
+  return makeTransactions(yield* sessionsOfShard(() => undefined)(connect, 5))
 })
 
 const insert = (inTransaction: InTransaction, n: number) =>

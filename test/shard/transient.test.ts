@@ -1,7 +1,8 @@
+import { PgTypes } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit } from "effect"
 import { SqlError } from "effect/sql"
-import { classify, defectAsFailure, isConflict, isDataFault } from "../../src/shard/transient.ts"
+import { classify, defectAsFailure, isConflict, isDataFault, isSessionFault, unfit } from "../../src/shard/transient.ts"
 
 const withCode = (code: string, message = "refused") =>
   new SqlError.SqlError({ reason: new SqlError.UnknownError({ cause: Object.assign(new Error(message), { code }) }) })
@@ -27,6 +28,28 @@ describe("transient", () => {
       reason: new SqlError.ConnectionError({ cause: Object.assign(new Error("refused"), { code: "ECONNREFUSED" }) }),
     })
     assert.strictEqual(classify("a", "append", refused)._tag, "ShardUnavailable")
+  })
+
+  it("knows whose fault it is that a session is of no more use", () => {
+    for (const code of "25006 57P01 57P02 57P03 57P04 57P05 08000 08006 08P01 25P03 25P04 26000".split(" ")) {
+      assert.isTrue(isSessionFault(withCode(code)), code)
+    }
+    assert.isTrue(
+      isSessionFault(new SqlError.SqlError({ reason: new SqlError.ConnectionError({ cause: new Error("gone") }) })),
+    )
+    assert.isTrue(isSessionFault(unfit("settings", "gone")))
+    for (const code of "22021 23505 25P02 40001 40P01 42501 42P01 53100 53300 55P03 57014 58030 XX000".split(" ")) {
+      assert.isFalse(isSessionFault(withCode(code)), code)
+    }
+  })
+
+  it("takes what the client could not encode for the data's fault, and what it could not decode for the session's", () => {
+    const failed = (message: string) =>
+      new SqlError.SqlError({
+        reason: new SqlError.UnknownError({ cause: new PgTypes.CodecError({ message: "out of range" }), message }),
+      })
+    assert.strictEqual(classify("a", "append", failed("PgConnection: Failed to encode query"))._tag, "BatchRejected")
+    assert.isTrue(isSessionFault(failed("PgConnection: Failed to decode row")))
   })
 
   it("repeats deadlocks and serialisation failures at once", () => {

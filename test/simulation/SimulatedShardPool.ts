@@ -7,7 +7,10 @@ import { Effect, type Scope } from "effect"
 import { SqlClient, type SqlConnection, SqlError } from "effect/sql"
 import { Reactivity } from "effect/reactivity"
 import { makeAppendEntries } from "../../src/shard/appendEntries.ts"
+import { appendsAtOnce } from "../../src/shard/limits.ts"
 import { readFirstPages, readPage } from "../../src/shard/readPage.ts"
+import { sessionsOfShard } from "../../src/shard/sessions.ts"
+import { makeTransactions } from "../../src/shard/transaction.ts"
 import { ShardPool, ShardUnavailable } from "../../src/shard/ShardPool.ts"
 import { classify, classifyRead } from "../../src/shard/transient.ts"
 import type { Process } from "./Processes.ts"
@@ -295,10 +298,15 @@ export const makeShardPool = Effect.fnUntraced(function* (
   const clients = yield* Effect.forEach(connects, (connect) => makeClient(connect()))
   const reactivity = yield* Reactivity.Reactivity
   const appends = yield* Effect.forEach(connects, (connect) =>
-    makeAppendEntries(
-      Effect.flatMap(connect(), (connection) => makeClient(Effect.succeed(connection))).pipe(
-        Effect.provideService(Reactivity.Reactivity, reactivity),
+    Effect.map(
+      sessionsOfShard(() => undefined)(
+        Effect.flatMap(connect(), (connection) => makeClient(Effect.succeed(connection))).pipe(
+          Effect.map((sql) => ({ sql, isFit: Effect.void })),
+          Effect.provideService(Reactivity.Reactivity, reactivity),
+        ),
+        appendsAtOnce,
       ),
+      (sessions) => makeAppendEntries(makeTransactions(sessions)),
     ),
   )
   const names = shards.map((shard) => shard.postgres.name)

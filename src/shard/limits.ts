@@ -1,0 +1,43 @@
+/**
+ * How many sessions a worker has with one shard, how long it waits for one, and what each is told; with reasons.
+ * `test/shard/limits.test.ts` checks what the numbers have to do with each other.
+ */
+
+/** A lane appends one batch at a time. Appends wait for no read, and no read for an append. */
+export const appendsAtOnce = 1
+
+/** A page takes milliseconds: more of them at once wait for the same processors and disk. */
+export const readsAtOnce = 8
+
+/** Health asks on sessions like those of the work, and waits for neither: one more of each kind. */
+const healthSessions = 2
+
+/** A verification compares two sessions of its own: see `verify.ts`. */
+const verificationSessions = 2
+
+/** What a worker may open to a shard: so many times the number of workers has to fit in `max_connections`. */
+export const sessionsMax = appendsAtOnce + readsAtOnce + healthSessions + verificationSessions
+
+/** A session that was not used through so many looks of health (a minute) is closed, but for the last one. */
+export const unusedLooksMax = 12
+
+/** Of a connection, from the TCP handshake to a session that is fit; where the shard's URL says nothing else. */
+export const connectSeconds = { default: 5, longest: 10 }
+
+/** A place among the operations of a kind is waited for so long. */
+export const placeSeconds = 10
+
+/** What a session waits for a lock, and a statement may take; what an open transaction may wait for its worker. */
+export const sessionSeconds = { lock: 5, statement: 30, idleInTransaction: 10 }
+
+/** Longer than a statement may take: only a server that does not answer at all gets here. */
+export const operationSeconds = 45
+
+/** A server that waits for a lock answers in less; what does not is not told to roll back, but left. */
+export const rollbackSeconds = 10
+
+/** A step of a verification, but for a migration: nothing more is asked of a server that does not answer within this. */
+export const verificationSeconds = 15
+
+/** A look of health, which is shorter than the time between two; and what one idle session may take of it to answer. */
+export const healthSeconds = { look: 3, answer: 2 }
