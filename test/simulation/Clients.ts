@@ -99,6 +99,8 @@ export class Clients {
   /** Reads that must be refused, by request id. */
   readonly malformedReads = new Set<string>()
   /** Positions of each object that an event or a finished read has shown. */
+  /** What is stored, by position. */
+  readonly #rows = new Map<bigint, ReadonlyMap<number, EntryRow>>()
   readonly #shown = new Map<bigint, Set<number>>()
   readonly #readings = new Map<string, Reading>()
   readonly #bySeq = new Map<number, SentAppend>()
@@ -286,7 +288,9 @@ export class Clients {
       let { after, afterEntry } = parameters
       let { afterPosition } = parameters
       while (true) {
-        const result = yield* this.read({ ...parameters, after, afterEntry, afterPosition })
+        // A log that grows by thousands meanwhile takes a few reads too.
+        const limit = parameters.limit === undefined ? undefined : Math.max(parameters.limit, all.length >> 3)
+        const result = yield* this.read({ ...parameters, after, afterEntry, afterPosition, limit })
         all.push(...result.entries)
         if (result.next === undefined) return all
         after = result.next
@@ -349,10 +353,13 @@ export class Clients {
 
   #rowAt(objectId: bigint, position: number): EntryRow | undefined {
     const rows = this.#shardOf(objectId).entriesOf(BigInt.asIntN(64, objectId))
-    const row = rows[position - 1]
-    return row !== undefined && Number(row.position) === position
-      ? row
-      : rows.find((other) => Number(other.position) === position)
+    let index = this.#rows.get(objectId)
+    if (index?.size !== rows.length) {
+      // The first one of each position, as a search would find it.
+      index = new Map(rows.toReversed().map((row) => [Number(row.position), row]))
+      this.#rows.set(objectId, index)
+    }
+    return index.get(position)
   }
 
   #page(requestId: string, page: Page): void {
