@@ -4,6 +4,7 @@ import { connect, type NatsConnection } from "@nats-io/transport-node"
 import { Context, Effect, Layer, Redacted } from "effect"
 import { type ChildProcess, spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
+import { connectionOptions } from "../src/broker/connectionOptions.ts"
 import { NatsServer } from "../src/embedded/NatsServer.ts"
 import { type EmbeddedShard, PostgresServers } from "../src/embedded/PostgresServers.ts"
 import { onShard } from "../test/embedded/onShard.ts"
@@ -35,7 +36,7 @@ export class Rig extends Context.Service<
       const nats = yield* NatsServer
       const { shards } = yield* PostgresServers
       const connection = yield* Effect.acquireRelease(
-        Effect.promise(() => connect({ servers: nats.url })),
+        Effect.promise(() => connect(connectionOptions(nats.url).options)),
         (nc) => Effect.promise(() => nc.close()),
       )
       // A first worker creates tables, streams and consumers.

@@ -3,6 +3,7 @@
  * what is allowed; nothing has been touched then. Secrets are `Redacted` from here on.
  */
 import { Effect, FileSystem, Redacted } from "effect"
+import { isIP } from "node:net"
 import { parkedTopic } from "./broker/setAside.ts"
 import { ConfigInvalid, given, integer, parsed } from "./ConfigValue.ts"
 import { tracingSettings, type TracingSettings } from "./observe/TracingSettings.ts"
@@ -37,6 +38,8 @@ export interface Settings {
   /** `undefined` starts embedded servers. */
   readonly shards: ReadonlyArray<ShardAddress> | undefined
   readonly autoMigrate: boolean
+  /** The address on which metrics and health are served. */
+  readonly metricsHost: string
   readonly metricsPort: number
   /** The least level that is logged. */
   readonly logLevel: LogLevel
@@ -215,6 +218,13 @@ export const settings: Effect.Effect<Settings, ConfigInvalid, FileSystem.FileSys
     ),
     shards: yield* shards(defaults),
     autoMigrate: yield* parsed("POSTGRES_AUTOMIGRATE", true, "true or false", boolean),
+    // Whoever reaches it may read it, so beyond this machine only where somebody says so.
+    metricsHost: yield* parsed(
+      "METRICS_HOST",
+      "127.0.0.1",
+      "an IP address, such as 0.0.0.0 for all of this machine",
+      (value) => (isIP(value) === 0 ? undefined : value),
+    ),
     metricsPort: yield* parsed("METRICS_PORT", 2112, portNumbers, port),
     logLevel: yield* parsed("LOG_LEVEL", mode === "debug" ? "debug" : "info", logLevels.join(", "), (value) =>
       logLevels.find((level) => level === value),

@@ -15,6 +15,7 @@ import { replayCommand } from "./cli/replay.ts"
 import { endInTime } from "./cli/shutdown.ts"
 import { startCommand } from "./cli/start.ts"
 import { workerCommand } from "./cli/worker.ts"
+import { urlCommand } from "./cli/url.ts"
 import { version } from "./version.ts"
 
 const wrongConfiguration = new Set(["ConfigInvalid", "PlacementMismatch", "BrokerMisconfigured", "InvalidPlacement"])
@@ -54,6 +55,7 @@ Command.make("objectlog").pipe(
     queryCommand,
     deadCommand,
     replayCommand,
+    urlCommand,
     loadCommand,
   ]),
   Command.run({ version }),

@@ -9,6 +9,15 @@ export class NoServer extends Schema.TaggedError<NoServer>()("NoServer", { dataD
   }
 }
 
+/** An embedded server runs, of whose address this user can't read the credentials. */
+export class ServerOfAnother extends Schema.TaggedError<ServerOfAnother>()("ServerOfAnother", {
+  dataDir: Schema.String,
+}) {
+  override get message(): string {
+    return `the embedded server in ${this.dataDir} belongs to another user: set NATS_URL to what \`objectlog url\` prints for that one`
+  }
+}
+
 /** Where a client connects to, and the subjects of the contract. */
 export interface ClientServers {
   /** Comma-separated server list; may carry credentials. */
@@ -48,10 +57,18 @@ const isAlive = (pid: number): boolean => {
   }
 }
 
-/** The running embedded server of a data folder; a record of a process that is gone counts as none. */
-const embedded = Effect.fnUntraced(function* (dataDir: string) {
+/** The address of the embedded server that runs in `DATA_DIR`; a record of a process that is gone counts as none. */
+export const embeddedServer = Effect.gen(function* () {
   const fs = yield* FileSystem.FileSystem
-  const text = yield* fs.readFileString(`${dataDir}/running.json`).pipe(Effect.option)
+  const dataDir = (yield* given("DATA_DIR")) ?? ".objectlog"
+  const text = yield* fs.readFileString(`${dataDir}/running.json`).pipe(
+    Effect.catchIf(
+      (error) => error.reason._tag === "PermissionDenied",
+      () => Effect.fail(new ServerOfAnother({ dataDir })),
+    ),
+    Effect.catchTag("PlatformError", () => Effect.succeed(undefined)),
+    Effect.map(Option.fromUndefinedOr),
+  )
   const running = Option.flatMap(text, decodeRunning)
   if (Option.isNone(running) || running.value.pid <= 0 || !isAlive(running.value.pid)) {
     return yield* new NoServer({ dataDir })
@@ -60,13 +77,15 @@ const embedded = Effect.fnUntraced(function* (dataDir: string) {
 })
 
 /** `NATS_URL`, else the running embedded server of `DATA_DIR`. Reads no setting that concerns a database. */
-export const serversFor: Effect.Effect<ClientServers, ConfigInvalid | NoServer, FileSystem.FileSystem> = Effect.gen(
-  function* () {
-    const logsTopic = yield* topic("NATS_LOGS_TOPIC", "logs")
-    const queryTopic = yield* topic("NATS_QUERY_TOPIC", "query")
-    const responseTopic = yield* topic("NATS_RESPONSE_TOPIC", "response")
-    const deadTopic = yield* topic("NATS_DEAD_TOPIC", "dead")
-    const servers = (yield* given("NATS_URL")) ?? (yield* embedded((yield* given("DATA_DIR")) ?? ".objectlog"))
-    return { servers: Redacted.make(servers), logsTopic, queryTopic, responseTopic, deadTopic }
-  },
-)
+export const serversFor: Effect.Effect<
+  ClientServers,
+  ConfigInvalid | NoServer | ServerOfAnother,
+  FileSystem.FileSystem
+> = Effect.gen(function* () {
+  const logsTopic = yield* topic("NATS_LOGS_TOPIC", "logs")
+  const queryTopic = yield* topic("NATS_QUERY_TOPIC", "query")
+  const responseTopic = yield* topic("NATS_RESPONSE_TOPIC", "response")
+  const deadTopic = yield* topic("NATS_DEAD_TOPIC", "dead")
+  const servers = (yield* given("NATS_URL")) ?? (yield* embeddedServer)
+  return { servers: Redacted.make(servers), logsTopic, queryTopic, responseTopic, deadTopic }
+})

@@ -4,6 +4,7 @@ import { Command } from "effect/cli"
 import { settings as readSettings, type Settings, type ShardAddress } from "../Config.ts"
 import { NatsServer } from "../embedded/NatsServer.ts"
 import { PostgresServers } from "../embedded/PostgresServers.ts"
+import { writePrivate } from "../embedded/privateFile.ts"
 import { claimFolder } from "../embedded/reaper.ts"
 import { loggerLayer } from "./logging.ts"
 import { failInTime } from "./shutdown.ts"
@@ -40,7 +41,6 @@ const start = Effect.fnUntraced(function* (settings: Settings) {
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
   const dataDir = path.resolve(settings.dataDir)
-  yield* fs.makeDirectory(dataDir, { recursive: true })
   yield* claimFolder(dataDir, "objectlog")
   const [broker, databases] = yield* Effect.all(
     [
@@ -59,14 +59,15 @@ const start = Effect.fnUntraced(function* (settings: Settings) {
   yield* serve(
     settings,
     { nats, shards },
-    Effect.fnUntraced(function* (metricsPort) {
+    Effect.fnUntraced(function* (metrics) {
       if (settings.natsUrl === undefined) {
-        yield* fs.writeFileString(running, JSON.stringify({ nats: Redacted.value(nats), pid: process.pid }))
+        yield* writePrivate(running, JSON.stringify({ nats: Redacted.value(nats), pid: process.pid }))
       }
-      yield* Console.log(`worker        ready; http://127.0.0.1:${metricsPort}/readyz   data in ${settings.dataDir}`)
+      yield* Console.log(`worker        ready; http://${metrics}/readyz   data in ${settings.dataDir}`)
       yield* Console.log(`\nTry, in another terminal:
   npm run -s objectlog -- append 42 "disk 3 replaced"
   npm run -s objectlog -- query 42
+  export NATS_URL=$(npm run -s objectlog url)     # for any other client, such as the nats command
 Ctrl-C stops everything.`)
     }),
   ).pipe(Effect.raceFirst(anyLost), Effect.ensuring(Effect.ignore(fs.remove(running))))

@@ -1,12 +1,14 @@
 /**
  * A private nats-server with JetStream on loopback, as a layer. Its data stays in `dataDir` and is found again by the next
- * start.
+ * start. Whoever may read the password there may use it, and nobody else on this machine.
  */
 import { connect } from "@nats-io/transport-node"
-import { Context, Effect, Exit, FileSystem, Layer, Path, Scope } from "effect"
+import { Context, Effect, Exit, FileSystem, Layer, Path, Redacted, Scope } from "effect"
 import { randomUUID } from "node:crypto"
+import { connectionOptions } from "../broker/connectionOptions.ts"
 import { freePort } from "./freePort.ts"
 import { findNatsServer } from "./natsBinary.ts"
+import { ownPassword, writePrivate } from "./privateFile.ts"
 import { claimFolder, reapLeftover } from "./reaper.ts"
 import { ServerFailed } from "./serverProcess.ts"
 import { type ServerControl, startServer } from "./supervisor.ts"
@@ -20,6 +22,7 @@ export interface NatsServerOptions {
 }
 
 const host = "127.0.0.1"
+const user = "objectlog"
 
 /** How often a port that was taken between the look and the start is replaced by another one. */
 const portAttempts = 5
@@ -28,9 +31,11 @@ const configuration = (options: {
   readonly port: number
   readonly dataDir: string
   readonly name: string
+  readonly password: Redacted.Redacted
 }) => `# Written by objectlog at every start.
 server_name: ${JSON.stringify(options.name)}
 listen: "${host}:${options.port}"
+authorization { user: ${user}, password: ${JSON.stringify(Redacted.value(options.password))} }
 jetstream { store_dir: ${JSON.stringify(options.dataDir)} }
 pid_file: ${JSON.stringify(`${options.dataDir}/nats-server.pid`)}
 `
@@ -39,7 +44,7 @@ pid_file: ${JSON.stringify(`${options.dataDir}/nats-server.pid`)}
 const answers = (url: string, name: string): Effect.Effect<boolean> =>
   Effect.promise(async () => {
     try {
-      const connection = await connect({ servers: url, reconnect: false, timeout: 500 })
+      const connection = await connect({ ...connectionOptions(url).options, reconnect: false, timeout: 500 })
       const found = connection.info?.server_name
       await connection.close()
       return found === name
@@ -54,8 +59,8 @@ const make = Effect.fnUntraced(function* (options: NatsServerOptions) {
   // The server runs in "/": whatever is relative has to be resolved here.
   const command = path.resolve(yield* findNatsServer)
   const dataDir = path.resolve(options.dataDir)
-  yield* fs.makeDirectory(dataDir, { recursive: true })
   yield* claimFolder(dataDir, "nats-server")
+  const password = yield* ownPassword(dataDir, "nats")
   const config = path.join(dataDir, "nats-server.conf")
   const leftover = yield* Effect.catch(fs.readFileString(path.join(dataDir, "nats-server.pid")), () =>
     Effect.succeed(""),
@@ -63,9 +68,9 @@ const make = Effect.fnUntraced(function* (options: NatsServerOptions) {
   if (/^[1-9]\d*\s*$/.test(leftover)) yield* reapLeftover(Number(leftover), ["nats-server", config], "SIGTERM")
 
   const startAt = Effect.fnUntraced(function* (port: number) {
-    const url = `nats://${host}:${port}`
+    const url = `nats://${user}:${Redacted.value(password)}@${host}:${port}`
     const name = `objectlog-${randomUUID()}`
-    yield* fs.writeFileString(config, configuration({ port, dataDir, name }))
+    yield* writePrivate(config, configuration({ port, dataDir, name, password }))
     const control = yield* startServer({
       name: "nats-server",
       command,
@@ -105,6 +110,7 @@ const make = Effect.fnUntraced(function* (options: NatsServerOptions) {
 export class NatsServer extends Context.Service<
   NatsServer,
   {
+    /** With the credentials; to be shown to the owner of the data only. */
     readonly url: string
     /** The port that it listens on: the wanted one, or the next that was free. */
     readonly port: number

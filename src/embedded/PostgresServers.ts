@@ -1,17 +1,19 @@
 /** Private PostgreSQL 18 servers on loopback, one for each shard, as a layer. Their data stays in `dataDir`. */
 import { PgClient } from "@effect/sql-pg"
-import { Context, Effect, Exit, FileSystem, Layer, Option, Path, Redacted, Scope } from "effect"
+import { Context, Effect, Exit, FileSystem, Layer, Path, Redacted, Scope } from "effect"
 import { SqlClient } from "effect/sql"
 import { execFile } from "node:child_process"
-import { createHash, randomBytes } from "node:crypto"
+import { createHash } from "node:crypto"
 import { cp } from "node:fs/promises"
 import { connect } from "node:net"
 import { fileURLToPath } from "node:url"
 import { reachableData, serverAccount } from "./account.ts"
 import { freePort } from "./freePort.ts"
+import { ownPassword } from "./privateFile.ts"
 import { claimFolder, reapLeftover } from "./reaper.ts"
 import { type Account, ServerFailed } from "./serverProcess.ts"
 import { type ServerControl, startServer } from "./supervisor.ts"
+import { refuseForeign } from "./trust.ts"
 
 export interface PostgresServersOptions {
   readonly dataDir: string
@@ -79,6 +81,8 @@ const programsFor = Effect.fnUntraced(function* (folder: string, account: Accoun
     .update(`${folder} ${String((yield* fs.stat(folder)).mtime)}`)
     .digest("hex")
   const target = path.join(publicFolder, `objectlog-${version.slice(0, 16)}-bin`)
+  // Everybody may write to that folder: only our own copy is run.
+  yield* refuseForeign(target)
   if (!(yield* fs.exists(target))) {
     const work = yield* fs.makeTempDirectoryScoped({ directory: publicFolder, prefix: "objectlog-copy-" })
     const copy = path.join(work, "native")
@@ -94,10 +98,7 @@ const programsFor = Effect.fnUntraced(function* (folder: string, account: Accoun
       Effect.flatMap(fs.exists(target), (exists) => (exists ? Effect.void : Effect.fail(error))),
     )
   }
-  // Everybody may write to that folder: only our own copy is run.
-  if (Option.getOrUndefined((yield* fs.stat(target)).uid) !== process.getuid?.()) {
-    return yield* new ServerFailed({ server: "postgres", problem: `${target} belongs to another user; remove it` })
-  }
+  yield* refuseForeign(target)
   return target
 }, Effect.scoped)
 
@@ -112,15 +113,6 @@ const runProgram = (command: string, args: ReadonlyArray<string>, account: Accou
     })
     return Effect.sync(() => child.kill("SIGKILL"))
   })
-
-/** A password of this installation, made once and readable by its owner alone. */
-const ownPassword = Effect.fnUntraced(function* (dataDir: string) {
-  const fs = yield* FileSystem.FileSystem
-  const path = yield* Path.Path
-  const file = path.join(dataDir, "postgres.password")
-  if (!(yield* fs.exists(file))) yield* fs.writeFileString(file, randomBytes(18).toString("base64url"), { mode: 0o600 })
-  return Redacted.make(yield* fs.readFileString(file))
-})
 
 /**
  * Creates the cluster unless it is there. The mark stays until that has succeeded: a folder that was left half made looks
@@ -270,13 +262,12 @@ const make = Effect.fnUntraced(function* (options: PostgresServersOptions) {
     typeof options.shards === "number"
       ? Array.from({ length: options.shards }, (_, index) => `shard-${index + 1}`)
       : options.shards
-  yield* fs.makeDirectory(options.dataDir, { recursive: true })
+  yield* claimFolder(path.resolve(options.dataDir), "postgres")
   // The real path: what decides whether another user can reach it are the folders above it, not above a link to it.
   const dataDir = yield* fs.realPath(path.resolve(options.dataDir))
-  yield* claimFolder(dataDir, "postgres")
   const account = yield* serverAccount
   const programs = yield* programsFor(yield* programFolder, account)
-  const shared: Shared = { dataDir, programs, account, password: yield* ownPassword(dataDir) }
+  const shared: Shared = { dataDir, programs, account, password: yield* ownPassword(dataDir, "postgres") }
 
   // Ports that are given out here but not yet listened on.
   const given = new Set<number>()

@@ -2,6 +2,7 @@
 import { Effect, FileSystem, Path, Schema } from "effect"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
 import { cacheFolder } from "../cacheFolder.js"
+import { refuseForeign } from "./trust.ts"
 
 export class NatsServerMissing extends Schema.TaggedError<NatsServerMissing>()("NatsServerMissing", {
   problem: Schema.String,
@@ -78,6 +79,8 @@ export const findNatsServer = Effect.gen(function* () {
     return yield* new NatsServerMissing({ problem: "it is not on this machine, and there is no home folder for it" })
   }
   const cached = path.join(cache, "nats-server")
+  // XDG_CACHE_HOME may name a place where everybody can put a program.
+  yield* refuseForeign(cached)
   if (yield* fs.exists(cached)) return cached
   const unpacked = yield* fromDebian(cache).pipe(
     Effect.scoped,

@@ -10,6 +10,7 @@ import { ServerFailed } from "../../src/embedded/serverProcess.ts"
 import { type ServerControl, startServer } from "../../src/embedded/supervisor.ts"
 import { temporary } from "../embedded/testServers.ts"
 import { ports } from "./ports.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 
 export interface BrokerNode {
   readonly name: string
@@ -49,7 +50,7 @@ const answers = (port: number): Effect.Effect<boolean> =>
 
 const hasLeader = (urls: string): Effect.Effect<boolean> =>
   Effect.promise(async () => {
-    const connection = await connect({ servers: urls.split(","), timeout: 1_000 })
+    const connection = await connectTo(urls, { timeout: 1_000 })
     try {
       const manager = await jetstreamManager(connection, { checkAPI: false, timeout: 1_000 })
       await manager.getAccountInfo()

@@ -2,8 +2,20 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { jetstreamManager } from "@nats-io/jetstream"
-import { connect, type NatsConnection } from "@nats-io/transport-node"
-import { ConfigProvider, Duration, Effect, Layer, Result, Schema, Sink, Stdio, Stream } from "effect"
+import type { NatsConnection } from "@nats-io/transport-node"
+import {
+  ConfigProvider,
+  Duration,
+  Effect,
+  FileSystem,
+  Layer,
+  PlatformError,
+  Result,
+  Schema,
+  Sink,
+  Stdio,
+  Stream,
+} from "effect"
 import { Command } from "effect/cli"
 import { TestConsole } from "effect/testing"
 import { Buffer } from "node:buffer"
@@ -17,6 +29,7 @@ import { serversFor } from "../../src/cli/servers.ts"
 import * as ObjectId from "../../src/domain/ObjectId.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { TestNats } from "../embedded/testServers.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 
 const largest = ObjectId.fromDecimal("18446744073709551615")!
 
@@ -158,6 +171,20 @@ describe("serversFor", () => {
       assert.strictEqual((yield* resolve({ DATA_DIR: folder })).logsTopic, "logs")
       record(0x7fff_fffe)
       assert.include((yield* Effect.flip(resolve({ DATA_DIR: folder }))).message, folder)
+      const unreadable = FileSystem.layerNoop({
+        readFileString: (path) =>
+          Effect.fail(
+            PlatformError.systemError({
+              _tag: "PermissionDenied",
+              module: "FileSystem",
+              method: "x",
+              pathOrDescriptor: path,
+            }),
+          ),
+      })
+      const environment = ConfigProvider.layer(ConfigProvider.fromEnv({ env: { DATA_DIR: folder } }))
+      const another = yield* serversFor.pipe(Effect.provide(Layer.merge(unreadable, environment)), Effect.flip)
+      assert.include(another.message, `the embedded server in ${folder} belongs to another user: set NATS_URL`)
       assert.include(
         (yield* Effect.flip(resolve({ NATS_URL: "x", NATS_QUERY_TOPIC: "a b" }))).message,
         "NATS_QUERY_TOPIC",
@@ -191,7 +218,7 @@ const withWorker = Effect.fnUntraced(function* (
   const number = topics++
   const [logsTopic, queryTopic] = [`logs${number}`, `query${number}`]
   const connection: NatsConnection = yield* Effect.acquireRelease(
-    Effect.promise(() => connect({ servers: url })),
+    Effect.promise(() => connectTo(url)),
     (open) => Effect.promise(() => open.close()),
   )
   yield* Effect.promise(async () => {

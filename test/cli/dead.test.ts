@@ -128,10 +128,10 @@ const list = (...args: ReadonlyArray<string>) =>
 
 /** Publishes with a raw header block and waits for the event of the refusal. */
 const refused = Effect.fnUntraced(function* (subject: string, headers: Buffer, payload: Buffer) {
-  const { port } = yield* NatsServer
+  const { url } = yield* NatsServer
   const client = yield* ForeignClient
   yield* Effect.acquireUseRelease(
-    Effect.promise(() => RawNats.connect(port)),
+    Effect.promise(() => RawNats.connect(url)),
     (raw) => Effect.promise(() => raw.publish(subject, headers, payload)),
     (raw) => Effect.promise(() => raw.close()),
   )

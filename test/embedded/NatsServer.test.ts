@@ -6,8 +6,10 @@ import { Context, Effect, FileSystem, Layer, Scope } from "effect"
 import { existsSync } from "node:fs"
 import { type AddressInfo, createServer, type Server } from "node:net"
 import { NatsServer, type NatsServerOptions } from "../../src/embedded/NatsServer.ts"
+import { findNatsServer } from "../../src/embedded/natsBinary.ts"
 import { inspect } from "../../src/embedded/reaper.ts"
 import { basePort, temporary, TestNats } from "./testServers.ts"
+import { connectTo } from "./connectTo.ts"
 
 const port = basePort + 30
 
@@ -17,7 +19,7 @@ const start = (options: NatsServerOptions) =>
 
 const connected = (url: string): Effect.Effect<NatsConnection, never, Scope.Scope> =>
   Effect.acquireRelease(
-    Effect.promise(() => connect({ servers: url })),
+    Effect.promise(() => connectTo(url)),
     (connection) => Effect.promise(() => connection.close()),
   )
 
@@ -96,6 +98,24 @@ describe("NatsServer", () => {
     }).pipe(Effect.provide(NodeServices.layer)),
   )
 
+  it.live("is for who may read its password: nobody else on this machine", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const dataDir = yield* temporary
+      // As an earlier version left it, open for everybody.
+      yield* fs.writeFileString(`${dataDir}/nats-server.conf`, "", { mode: 0o644 })
+      const before = yield* Effect.scoped(Effect.map(start({ dataDir, port }), ({ url }) => url))
+      const nats = yield* start({ dataDir, port })
+      assert.strictEqual(new URL(nats.url).password, new URL(before).password)
+      const stranger = yield* Effect.promise(() => connect({ servers: `127.0.0.1:${nats.port}` }).catch(String))
+      assert.include(stranger, "Authorization Violation")
+      yield* connected(nats.url)
+      for (const file of ["nats.password", "nats-server.conf"]) {
+        assert.strictEqual((yield* fs.stat(`${dataDir}/${file}`)).mode & 0o777, 0o600, file)
+      }
+    }).pipe(Effect.provide(NodeServices.layer)),
+  )
+
   it.live("takes the next free port, unless the port is fixed", () =>
     Effect.gen(function* () {
       const taken = yield* occupied
@@ -139,6 +159,21 @@ describe("NatsServer", () => {
       for (const part of ["/nowhere/nats-server", "apt-get install", "brew install", "winget install", "NATS_SERVER"]) {
         assert.include(error.message, part)
       }
+    }).pipe(Effect.provide(NodeServices.layer)),
+  )
+
+  it.live.skipIf(systemHasServer || process.getuid?.() !== 0)("does not run what somebody else put in the cache", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const empty = yield* temporary
+      yield* fs.chmod(empty, 0o1777)
+      yield* fs.makeDirectory(`${empty}/objectlog`)
+      yield* fs.symlink(yield* findNatsServer, `${empty}/objectlog/nats-server`)
+      yield* fs.chown(`${empty}/objectlog`, 12_345, 12_345)
+      yield* environment({ NATS_SERVER: "", PATH: empty, XDG_CACHE_HOME: empty })
+      const error = yield* Effect.flip(start({ dataDir: yield* temporary, port }))
+      assert.strictEqual(error._tag, "ForeignEntry")
+      assert.include(error.message, `${empty}/objectlog belongs to the user 12345`)
     }).pipe(Effect.provide(NodeServices.layer)),
   )
 

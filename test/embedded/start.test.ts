@@ -94,7 +94,7 @@ const runningOn = (dataDir: string, servers: ReadonlyArray<number>): ReadonlyArr
 
 /** `objectlog start`, once it says that it is ready; with the scope it and its servers are gone. */
 const started = Effect.fnUntraced(function* (dataDir: string, more: Record<string, string> = {}) {
-  const port = (yield* freePort(metricsBase, "0.0.0.0"))!
+  const port = (yield* freePort(metricsBase, "127.0.0.1"))!
   const variables = { DATA_DIR: dataDir, METRICS_PORT: String(port), ...more }
   const process = yield* Effect.acquireRelease(
     Effect.sync(() => spawned(["start"], variables)),
@@ -122,6 +122,13 @@ describe("objectlog start", () => {
       assert.strictEqual(appended.code(), 0, appended.err())
       assert.match(appended.out(), /^position 1 /)
       assert.include((yield* run(["query", "42"], client)).out(), "disk 3 replaced")
+
+      const address = yield* run(["url"], client)
+      assert.match(address.out(), /^nats:\/\/objectlog:[\w-]{24}@127\.0\.0\.1:\d+\n$/)
+      assert.include(first.out(), address.out().trim())
+      const elsewhere = yield* run(["query", "42"], { NATS_URL: address.out().trim(), DATA_DIR: "/nowhere" })
+      assert.include(elsewhere.out(), "disk 3 replaced", elsewhere.err())
+      assert.strictEqual((yield* fs.stat(`${dataDir}/running.json`)).mode & 0o777, 0o600)
 
       const orphans = serverPids(dataDir)
       assert.lengthOf(orphans, 3)
