@@ -10,7 +10,7 @@ import type { Size } from "../load/Texts.ts"
 import { LoadUnfinished, Violation } from "../load/Violation.ts"
 import { parseTimeout } from "./append.ts"
 import { ClientFailed } from "./Client.ts"
-import { endInOwnTime } from "./shutdown.ts"
+import { endInOwnTime, onSignal } from "./shutdown.ts"
 import { serversFor } from "./servers.ts"
 
 const rateMax = 10_000_000
@@ -106,13 +106,13 @@ const finish = (load: Load): Effect.Effect<Exit.Exit<void, Violation | LoadUnfin
       const reason = "ended by a second signal: not everything that was sent is verified"
       Deferred.doneUnsafe(done, Exit.succeed(Exit.fail(new LoadUnfinished({ reason }))))
     }
-    process.once("SIGINT", stop).once("SIGTERM", stop)
+    const silence = onSignal(stop)
     yield* Effect.exit(load.finish).pipe(
       Effect.flatMap((exit) => Deferred.succeed(done, exit)),
       Effect.forkScoped,
     )
     const exit = yield* Deferred.await(done)
-    process.off("SIGINT", stop).off("SIGTERM", stop)
+    silence()
     return exit
   })
 

@@ -1,12 +1,18 @@
 /**
- * The end after a signal. The first SIGTERM or SIGINT interrupts the program, which finishes or hands back what it holds;
- * each step of that is bounded. Should all steps together take longer than an operator's patience, or one of them hang,
- * the process ends nevertheless: what it has not given back is delivered again. A second signal ends it at once.
+ * The end after a signal. The first SIGTERM, SIGINT or SIGHUP interrupts the program, which finishes or hands back what it
+ * holds; each step of that is bounded. Should all steps together take longer than an operator's patience, or one of them
+ * hang, the process ends nevertheless: what it has not given back is delivered again. A second signal ends it at once.
  */
 import { constants } from "node:os"
 
 /** Orchestrators kill after ten seconds or later. */
 const endsWithinMillis = 9_500
+
+/**
+ * What comes so soon after a signal is that signal once more: a terminal sends Ctrl-C to npm and to the program, and npm
+ * passes on its own; one that is closed sends SIGHUP, and its shell does too.
+ */
+const echoMillis = 1_000
 
 /** From now on: what is still at work after that time is ended with it. */
 const limit = (code: number, said: string): void => {
@@ -14,6 +20,24 @@ const limit = (code: number, said: string): void => {
     process.stderr.write(`objectlog: ${said}\n`)
     process.exit(code)
   }, endsWithinMillis).unref()
+}
+
+type Listener = (signal: NodeJS.Signals) => void
+
+const listeners = new Set<Listener>()
+let heardAt = Number.NEGATIVE_INFINITY
+
+const hear: Listener = (signal) => {
+  const now = performance.now()
+  if (now - heardAt < echoMillis) return
+  heardAt = now
+  for (const listener of listeners) listener(signal)
+}
+
+/** Has `listener` hear of each further signal that somebody sends, once. Returns how to hear no more. */
+export const onSignal = (listener: Listener): (() => void) => {
+  listeners.add(listener)
+  return () => listeners.delete(listener)
 }
 
 let limited = true
@@ -28,8 +52,12 @@ export const failInTime = (problem: string): void => limit(1, problem)
 
 /** Has this process end in time after a signal. To be called once, by the program. */
 export const endInTime = (): void => {
+  process.on("SIGINT", hear)
+  process.on("SIGTERM", hear)
+  // Whose terminal is closed is to end as in order as who is stopped. Where it is ignored, as by nohup, Node resets that.
+  process.on("SIGHUP", () => process.kill(process.pid, "SIGTERM"))
   let signalled = false
-  const onSignal = (signal: NodeJS.Signals) => {
+  onSignal((signal) => {
     if (!limited) return
     if (signalled) {
       process.stderr.write(`objectlog: ended at once by a second ${signal}\n`)
@@ -37,7 +65,5 @@ export const endInTime = (): void => {
     }
     signalled = true
     limit(0, `stopped; what was not finished within ${endsWithinMillis} ms is delivered again`)
-  }
-  process.on("SIGINT", onSignal)
-  process.on("SIGTERM", onSignal)
+  })
 }

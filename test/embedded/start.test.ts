@@ -9,6 +9,7 @@ import { freePort } from "../../src/embedded/freePort.ts"
 import { findNatsServer } from "../../src/embedded/natsBinary.ts"
 import { basePort, temporary } from "./testServers.ts"
 
+const root = fileURLToPath(new URL("../..", import.meta.url))
 const main = fileURLToPath(new URL("../../src/objectlog.js", import.meta.url))
 const metricsBase = basePort + 30
 
@@ -34,11 +35,19 @@ interface Run {
   readonly ended: () => boolean
 }
 
-const spawned = (args: ReadonlyArray<string>, variables: Record<string, string>): Run => {
+const spawned = (
+  args: ReadonlyArray<string>,
+  variables: Record<string, string>,
+  command: ReadonlyArray<string> = [process.execPath, main],
+): Run => {
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !foreign.test(name)))
-  const child = spawn(process.execPath, [main, ...args], {
+  const [program, ...first] = command
+  const child = spawn(program!, [...first, ...args], {
+    cwd: root,
     env: { ...env, ...variables },
     stdio: ["ignore", "pipe", "pipe"],
+    // A group of its own, as a terminal makes one.
+    detached: true,
   })
   let [out, err, ended] = ["", "", false]
   child.stdout.setEncoding("utf8").on("data", (text: string) => (out += text))
@@ -92,15 +101,28 @@ const runningOn = (dataDir: string, servers: ReadonlyArray<number>): ReadonlyArr
             servers.some((pid) => line.includes("objectlog-reaper") && line.endsWith(` ${pid}`)),
         )
 
+/** What a terminal does: all that were started by a command, npm and the program, get the signal. */
+const signalGroup = (child: ChildProcess, signal: NodeJS.Signals): void => {
+  try {
+    process.kill(-child.pid!, signal)
+  } catch {
+    // All of them are gone.
+  }
+}
+
 /** `objectlog start`, once it says that it is ready; with the scope it and its servers are gone. */
-const started = Effect.fnUntraced(function* (dataDir: string, more: Record<string, string> = {}) {
+const started = Effect.fnUntraced(function* (
+  dataDir: string,
+  more: Record<string, string> = {},
+  command?: ReadonlyArray<string>,
+) {
   const port = (yield* freePort(metricsBase, "127.0.0.1"))!
   const variables = { DATA_DIR: dataDir, METRICS_PORT: String(port), ...more }
   const process = yield* Effect.acquireRelease(
-    Effect.sync(() => spawned(["start"], variables)),
+    Effect.sync(() => spawned(["start"], variables, command)),
     Effect.fnUntraced(function* ({ child, ended }) {
       const pids = serverPids(dataDir)
-      child.kill("SIGKILL")
+      signalGroup(child, "SIGKILL")
       yield* until("the end of start", ended)
       yield* until("the end of the servers", () => pids.every(isGone))
     }),
@@ -163,6 +185,53 @@ describe("objectlog start", () => {
       const stopped = yield* run(["query", "42"], client)
       assert.strictEqual(stopped.code(), 1)
       assert.match(stopped.err(), /^objectlog: .*no embedded server runs in .*\n$/)
+    }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
+  )
+
+  it.live("through npm a signal stops it in order: sent to npm alone, by Ctrl-C, or as the terminal is closed", () =>
+    Effect.gen(function* () {
+      const dataDir = yield* temporary
+      const stops: ReadonlyArray<readonly [string, (child: ChildProcess) => void]> = [
+        ["SIGTERM to npm", (child) => child.kill("SIGTERM")],
+        ["Ctrl-C", (child) => signalGroup(child, "SIGINT")],
+        ["a closed terminal", (child) => signalGroup(child, "SIGHUP")],
+      ]
+      for (const [what, stop] of stops) {
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            const { child, ended, err } = yield* started(dataDir, {}, ["npm"])
+            const pids = serverPids(dataDir)
+            assert.lengthOf(pids, 3)
+            stop(child)
+            yield* until(`the end by ${what}`, ended)
+            assert.isTrue(pids.every(isGone), what)
+            assert.notInclude(err(), "ended at once")
+            assert.notInclude(readdirSync(dataDir), "objectlog.owner", "an orderly end gives the folder back")
+          }),
+        )
+      }
+    }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
+  )
+
+  it.live("a worker that npm runs ends with npm", () =>
+    Effect.gen(function* () {
+      const port = (yield* freePort(metricsBase, "127.0.0.1"))!
+      const variables = { NATS_URL: "127.0.0.1:1", POSTGRES_IPS: "127.0.0.1:1", METRICS_PORT: String(port) }
+      const { child, ended } = yield* Effect.acquireRelease(
+        Effect.sync(() => spawned(["worker"], variables, ["npm", "run", "objectlog", "--"])),
+        (process) => Effect.sync(() => signalGroup(process.child, "SIGKILL")),
+      )
+      let listens = false
+      const ask = () =>
+        void fetch(`http://127.0.0.1:${port}/livez`).then(
+          () => (listens = true),
+          () => undefined,
+        )
+      const asking = setInterval(ask, 50)
+      yield* until("it listens", () => listens).pipe(Effect.ensuring(Effect.sync(() => clearInterval(asking))))
+      child.kill("SIGTERM")
+      // Its pipes are closed once all who hold them are gone.
+      yield* until("the end", ended)
     }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
   )
 
