@@ -4,6 +4,7 @@
  * hang, the process ends nevertheless: what it has not given back is delivered again. A second signal ends it at once.
  */
 import { constants } from "node:os"
+import { lastWords } from "./output.ts"
 
 /** Orchestrators kill after ten seconds or later. */
 const endsWithinMillis = 9_500
@@ -17,7 +18,7 @@ const echoMillis = 1_000
 /** From now on: what is still at work after that time is ended with it. */
 const limit = (code: number, said: string): void => {
   setTimeout(() => {
-    process.stderr.write(`objectlog: ${said}\n`)
+    lastWords(said)
     process.exit(code)
   }, endsWithinMillis).unref()
 }
@@ -60,7 +61,7 @@ export const endInTime = (): void => {
   onSignal((signal) => {
     if (!limited) return
     if (signalled) {
-      process.stderr.write(`objectlog: ended at once by a second ${signal}\n`)
+      lastWords(`ended at once by a second ${signal}`)
       process.exit(128 + constants.signals[signal])
     }
     signalled = true

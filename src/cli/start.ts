@@ -1,5 +1,5 @@
 /** `objectlog start`: embedded servers where none are given, and a worker on them. */
-import { Console, Effect, FileSystem, Layer, Path, Redacted } from "effect"
+import { Effect, FileSystem, Layer, Path, Redacted } from "effect"
 import { Command } from "effect/cli"
 import { settings as readSettings, type Settings, type ShardAddress } from "../Config.ts"
 import { NatsServer } from "../embedded/NatsServer.ts"
@@ -7,6 +7,7 @@ import { PostgresServers } from "../embedded/PostgresServers.ts"
 import { writePrivate } from "../embedded/privateFile.ts"
 import { claimFolder } from "../embedded/reaper.ts"
 import { loggerLayer } from "./logging.ts"
+import { announce } from "./output.ts"
 import { failInTime } from "./shutdown.ts"
 import { serve } from "./worker.ts"
 
@@ -15,11 +16,20 @@ const natsPort = 4222
 const postgresPort = 54_320
 const shardNames = ["shard-a", "shard-b"]
 
+const hints = [
+  "",
+  "Try, in another terminal:",
+  '  npm run -s objectlog -- append 42 "disk 3 replaced"',
+  "  npm run -s objectlog -- query 42",
+  "  export NATS_URL=$(npm run -s objectlog url)     # for any other client, such as the nats command",
+  "Ctrl-C stops everything.",
+]
+
 const embeddedNats = Effect.fnUntraced(function* (dataDir: string) {
   const path = yield* Path.Path
   const context = yield* Layer.build(NatsServer.layer({ dataDir: path.join(dataDir, "nats"), port: natsPort }))
   const { control, port, url } = yield* Effect.provideContext(NatsServer, context)
-  yield* Console.log(`nats-server   ${url}${port === natsPort ? "" : `   (port ${natsPort} was taken)`}`)
+  yield* announce(`nats-server   ${url}${port === natsPort ? "" : `   (port ${natsPort} was taken)`}`)
   return { nats: Redacted.make(url), lost: [control.lost] }
 })
 
@@ -27,7 +37,7 @@ const embeddedShards = Effect.fnUntraced(function* (dataDir: string) {
   const context = yield* Layer.build(PostgresServers.layer({ dataDir, shards: shardNames, port: postgresPort }))
   const { shards } = yield* Effect.provideContext(PostgresServers, context)
   yield* Effect.forEach(shards, ({ host, name, port, user }, index) =>
-    Console.log(
+    announce(
       `PostgreSQL    postgres://${user}@${host}:${port}/objectlog   ${name}${port === postgresPort + index ? "" : `   (port ${postgresPort + index} was taken)`}`,
     ),
   )
@@ -63,12 +73,8 @@ const start = Effect.fnUntraced(function* (settings: Settings) {
       if (settings.natsUrl === undefined) {
         yield* writePrivate(running, JSON.stringify({ nats: Redacted.value(nats), pid: process.pid }))
       }
-      yield* Console.log(`worker        ready; http://${metrics}/readyz   data in ${settings.dataDir}`)
-      yield* Console.log(`\nTry, in another terminal:
-  npm run -s objectlog -- append 42 "disk 3 replaced"
-  npm run -s objectlog -- query 42
-  export NATS_URL=$(npm run -s objectlog url)     # for any other client, such as the nats command
-Ctrl-C stops everything.`)
+      yield* announce(`worker        ready; http://${metrics}/readyz   data in ${settings.dataDir}`)
+      yield* Effect.forEach(hints, announce)
     }),
   ).pipe(Effect.raceFirst(anyLost), Effect.ensuring(Effect.ignore(fs.remove(running))))
 }, Effect.scoped)

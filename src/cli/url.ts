@@ -1,13 +1,14 @@
 /** `objectlog url`: the address of the embedded server with its credentials, for other clients. */
-import { Console, Effect } from "effect"
+import { Effect } from "effect"
 import { Command } from "effect/cli"
+import { printLine } from "./output.ts"
 import { embeddedServer } from "./servers.ts"
 
 export const urlCommand = Command.make(
   "url",
   {},
   Effect.fnUntraced(function* () {
-    yield* Console.log(yield* embeddedServer)
+    yield* printLine(yield* embeddedServer)
   }),
 ).pipe(
   Command.withDescription("Print the address of the embedded server, with its credentials"),

@@ -1,5 +1,5 @@
 /** `objectlog worker`: one worker against given servers. */
-import { Console, Effect, Layer, Schema } from "effect"
+import { Effect, Layer, Schema } from "effect"
 import { Command } from "effect/cli"
 import { isIPv6 } from "node:net"
 import { ConfigInvalid, settings as readSettings, type Settings } from "../Config.ts"
@@ -11,6 +11,7 @@ import { runWorker } from "../pipeline/Worker.ts"
 import { freePort } from "../embedded/freePort.ts"
 import { workerLayers, type Servers } from "./layers.ts"
 import { loggerLayer } from "./logging.ts"
+import { announce } from "./output.ts"
 
 export class NoFreePort extends Schema.TaggedError<NoFreePort>()("NoFreePort", {
   variable: Schema.String,
@@ -74,7 +75,7 @@ export const workerCommand = Command.make(
       return yield* new ConfigInvalid({ variable: "POSTGRES_IPS", value: "", allowed: "shards, such as host-a,host-b" })
     }
     yield* serve(settings, { nats, shards }, (metrics) =>
-      Console.log(
+      announce(
         `objectlog worker ready: ${shards.length} shard${shards.length === 1 ? "" : "s"} (${shards.map((shard) => shard.name).join(", ")}), metrics on ${metrics}`,
       ),
     ).pipe(Effect.provide(loggerLayer(settings)))

@@ -22,10 +22,12 @@ import { Buffer } from "node:buffer"
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { appendCommand, lines, parseTimeout } from "../../src/cli/append.ts"
+import { appendCommand, parseTimeout } from "../../src/cli/append.ts"
 import { Client, type Entry, orderOf, PageMerge } from "../../src/cli/Client.ts"
-import { entryText, escapeLog, parseTime, queryCommand } from "../../src/cli/query.ts"
+import { lines } from "../../src/cli/input.ts"
+import { entryText, parseTime, queryCommand } from "../../src/cli/query.ts"
 import { serversFor } from "../../src/cli/servers.ts"
+import { escapeLog } from "../../src/cli/terminal.ts"
 import * as ObjectId from "../../src/domain/ObjectId.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { TestNats } from "../embedded/testServers.ts"
@@ -383,15 +385,19 @@ describe("Client", () => {
       const asked: Array<number | undefined> = []
       const log = logOf(20, asked)
       let position = 0
+      const evil = "\u009b2J\u202e"
       const { url, logsTopic, queryTopic } = yield* withWorker((request, text, send) => {
         if (request.log === undefined) return log(request, text, send)
         if (request.log === "bad") return send({ status: "error", error: { code: "entry_rejected", message: "why" } })
+        if (request.log === "evil") return send({ status: "error", error: { code: "entry_rejected", message: evil } })
         return send({ type: "append", status: "ok", position: ++position, seq: 1, timestamp: 1763922300123 })
       })
       const env = { NATS_URL: url, NATS_LOGS_TOPIC: logsTopic, NATS_QUERY_TOPIC: queryTopic }
-      const run = Effect.fnUntraced(function* (args: ReadonlyArray<string>, input = "") {
+      const run = Effect.fnUntraced(function* (args: ReadonlyArray<string>, input = "", terminal = false) {
         let output = ""
         const stdio = Stdio.layerTest({
+          stdoutIsTerminal: Effect.succeed(terminal),
+          stderrIsTerminal: Effect.succeed(terminal),
           stdin: Stream.make(Buffer.from(input)),
           stdout: () =>
             Sink.forEach((text: string | Uint8Array) =>
@@ -433,6 +439,15 @@ describe("Client", () => {
       const read = yield* run(["query", "1", "--limit", "2"])
       assert.strictEqual(read.output, "1970-01-01T00:00:00.010Z  entry 1\n1970-01-01T00:00:00.020Z  entry 2\n")
       assert.deepStrictEqual(read.errors, ["more: --after 2"])
+      // A terminal gets none of what it would obey, and the same JSON; a pipe gets what came.
+      const onTerminal = yield* run(["append", "1", "-", "--json"], "evil\n", true)
+      assert.deepStrictEqual(onTerminal.errors, ["objectlog: line 1: entry_rejected: \\x9b2J\\u202e"])
+      assert.notMatch(onTerminal.output, /[\u009b\u202e]/)
+      const onPipe = yield* run(["append", "1", "-", "--json"], "evil\n")
+      assert.deepStrictEqual(onPipe.errors, [`objectlog: line 1: entry_rejected: ${evil}`])
+      assert.include(onPipe.output, evil)
+      const message = (output: string) => (JSON.parse(output) as { error: { message: string } }).error.message
+      assert.deepStrictEqual([message(onTerminal.output), message(onPipe.output)], [evil, evil])
       const asJson = yield* run(["query", "1", "--limit", "1", "--json"])
       assert.strictEqual(asJson.output, '{"position":1,"seq":101,"timestamp":10,"log":"entry 1"}\n')
     }).pipe(Effect.provide(TestNats.layer)),
