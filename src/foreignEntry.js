@@ -57,7 +57,7 @@ export const foreignEntry = (path, account) => {
     }
     const isOpen = (found.mode & othersMayWrite) !== 0
     // Outside of a public place, a folder that everybody may write is what its owner wants: a volume, for example.
-    if (isOpen && (found.mode & sticky) === 0 && (isPublic || !found.isDirectory())) {
+    if (isOpen && (found.mode & sticky) === 0 && (isPublic || found.isFile())) {
       return { path: entry, problem: "can be written by everybody" }
     }
     isPublic = isOpen

@@ -20,7 +20,14 @@ import { usageLayer } from "./cli/usage.ts"
 import { urlCommand } from "./cli/url.ts"
 import { version } from "./version.ts"
 
-const wrongConfiguration = new Set(["ConfigInvalid", "PlacementMismatch", "BrokerMisconfigured", "InvalidPlacement"])
+const wrongConfiguration = new Set([
+  "ConfigInvalid",
+  "DataFolderUnusable",
+  "ForeignEntry",
+  "PlacementMismatch",
+  "BrokerMisconfigured",
+  "InvalidPlacement",
+])
 
 const tagOf = (error: unknown): string =>
   typeof error === "object" && error !== null && "_tag" in error ? String(error._tag) : ""

@@ -1,11 +1,18 @@
 /** Which broker the client commands talk to. */
 import { Config, Effect, FileSystem, Option, Redacted, Schema } from "effect"
 import { ConfigInvalid } from "../Config.ts"
+import { hasPrograms } from "../embedded/postgresPrograms.ts"
 
 /** Neither `NATS_URL` nor a running embedded server says where to connect to. */
-export class NoServer extends Schema.TaggedError<NoServer>()("NoServer", { dataDir: Schema.String }) {
+export class NoServer extends Schema.TaggedError<NoServer>()("NoServer", {
+  dataDir: Schema.String,
+  /** Not in an image, for example, which leaves the programs out. */
+  couldRun: Schema.Boolean,
+}) {
   override get message(): string {
-    return `NATS_URL is not set and no embedded server runs in ${this.dataDir}: start one with npm start, or set NATS_URL`
+    return this.couldRun
+      ? `NATS_URL is not set and no embedded server runs in ${this.dataDir}: start one with npm start, or set NATS_URL`
+      : "NATS_URL is not set: set it to the address of the broker, such as nats://host:4222"
   }
 }
 
@@ -71,7 +78,7 @@ export const embeddedServer = Effect.gen(function* () {
   )
   const running = Option.flatMap(text, decodeRunning)
   if (Option.isNone(running) || running.value.pid <= 0 || !isAlive(running.value.pid)) {
-    return yield* new NoServer({ dataDir })
+    return yield* new NoServer({ dataDir, couldRun: yield* hasPrograms })
   }
   return running.value.nats
 })

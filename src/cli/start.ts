@@ -2,6 +2,7 @@
 import { Effect, FileSystem, Layer, Path, Redacted } from "effect"
 import { Command } from "effect/cli"
 import { settings as readSettings, type Settings, type ShardAddress } from "../Config.ts"
+import { unusable } from "../embedded/dataFolder.ts"
 import { NatsServer } from "../embedded/NatsServer.ts"
 import { PostgresServers } from "../embedded/PostgresServers.ts"
 import { writePrivate } from "../embedded/privateFile.ts"
@@ -51,7 +52,7 @@ const start = Effect.fnUntraced(function* (settings: Settings) {
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
   const dataDir = path.resolve(settings.dataDir)
-  yield* claimFolder(dataDir, "objectlog")
+  yield* Effect.catchTag(claimFolder(dataDir, "objectlog"), "PlatformError", unusable(dataDir))
   const [broker, databases] = yield* Effect.all(
     [
       settings.natsUrl === undefined ? embeddedNats(dataDir) : Effect.succeed({ nats: settings.natsUrl, lost: [] }),

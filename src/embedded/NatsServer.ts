@@ -6,6 +6,7 @@ import { connect } from "@nats-io/transport-node"
 import { Context, Effect, Exit, FileSystem, Layer, Path, Redacted, Scope } from "effect"
 import { randomUUID } from "node:crypto"
 import { connectionOptions } from "../broker/connectionOptions.ts"
+import { unusable } from "./dataFolder.ts"
 import { freePort } from "./freePort.ts"
 import { findNatsServer } from "./natsBinary.ts"
 import { ownPassword, writePrivate } from "./privateFile.ts"
@@ -121,12 +122,5 @@ export class NatsServer extends Context.Service<
   }
 >()("objectlog/embedded/NatsServer") {
   static readonly layer = (options: NatsServerOptions) =>
-    Layer.effect(
-      NatsServer,
-      make(options).pipe(
-        Effect.catchTag("PlatformError", (error) =>
-          Effect.fail(new ServerFailed({ server: "nats-server", problem: error.message })),
-        ),
-      ),
-    )
+    Layer.effect(NatsServer, make(options).pipe(Effect.catchTag("PlatformError", unusable(options.dataDir))))
 }

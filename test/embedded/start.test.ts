@@ -1,10 +1,12 @@
 /** `objectlog start` as a process of its own: what it leaves when it is killed, stopped, started twice or set up wrong. */
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, FileSystem } from "effect"
+import { Effect, FileSystem, Result, Stream } from "effect"
 import { type ChildProcess, spawn } from "node:child_process"
 import { chmodSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { fileURLToPath } from "node:url"
+import { Client } from "../../src/cli/Client.ts"
+import * as ObjectId from "../../src/domain/ObjectId.ts"
 import { freePort } from "../../src/embedded/freePort.ts"
 import { findNatsServer } from "../../src/embedded/natsBinary.ts"
 import { basePort, temporary } from "./testServers.ts"
@@ -238,28 +240,33 @@ describe("objectlog start", () => {
   it.live("a server that is killed is started again, and appends work again", () =>
     Effect.gen(function* () {
       const dataDir = yield* temporary
-      const client = { DATA_DIR: dataDir }
       const service = yield* started(dataDir)
-      /** An object on each shard. */
-      const appends = Effect.fnUntraced(function* (text: string) {
-        for (const id of ["1", "2", "3", "4"]) {
-          const appended = yield* run(["append", id, text], client)
-          assert.strictEqual(appended.code(), 0, appended.err() + service.err())
-        }
-      })
+      const { nats: servers } = JSON.parse(read(`${dataDir}/running.json`)) as { nats: string }
+      const client = Client.layer({ servers, logsTopic: "logs", queryTopic: "query" })
+      const ids = ["1", "2", "3", "4"].map((text) => ObjectId.fromDecimal(text)!)
+      /** To objects of both shards. */
+      const appends = (log: string) =>
+        Client.use((one) => Stream.runCollect(one.append(ids.map((id) => ({ id, log }))))).pipe(
+          Effect.map((outcomes) => assert.isTrue(outcomes.every(Result.isSuccess), log)),
+          Effect.provide(client),
+        )
       yield* appends("before")
       for (const [server, file] of [
         ["nats-server", "nats/nats-server.pid"],
         ["postgres shard-a", "shard-a/postmaster.pid"],
       ] as const) {
-        const pidOf = () => Number(read(`${dataDir}/${file}`).split("\n")[0])
-        process.kill(pidOf(), "SIGKILL")
+        process.kill(Number(read(`${dataDir}/${file}`).split("\n")[0]), "SIGKILL")
         yield* until(`${server} serves again`, () => service.err().includes(`${server}: serves again`))
         assert.include(service.err(), `${server}: ended by itself (SIGKILL)`)
         yield* appends(`after ${server}`)
       }
-      const log = (yield* run(["query", "1"], client)).out()
-      for (const text of ["before", "after nats-server", "after postgres shard-a"]) assert.include(log, text)
+      const pages = yield* Client.use((one) => Stream.runCollect(one.query({ id: ids[0]! }))).pipe(
+        Effect.provide(client),
+      )
+      assert.deepStrictEqual(
+        pages.flatMap(({ entries }) => entries.map(({ log }) => log)),
+        ["before", "after nats-server", "after postgres shard-a"],
+      )
     }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
   )
 
