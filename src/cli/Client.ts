@@ -95,6 +95,9 @@ export interface ClientOptions {
 
 /** Appends that are published and not answered yet. */
 const window = 256
+
+/** What a command waits where nobody says how long, and how long one server may take to answer at all. */
+const timeoutDefault = Duration.seconds(30)
 const connectMillis = 5_000
 
 /**
@@ -242,21 +245,30 @@ const outcome = <A>(
     : Effect.fail(new ClientFailed({ reason: "an answer is not an event of objectlog: do versions differ?" }))
 }
 
+/** As a timer takes it. */
+const timerMillis = (timeout: Duration.Duration): number =>
+  Math.max(1, Math.min(Duration.toMillis(timeout), 0x7fff_ffff))
+
 const seconds = (timeout: Duration.Duration): string => `${Duration.toMillis(timeout) / 1000} s`
 
 // --- The connection
 
-const connectWithin = async (options: NodeConnectionOptions): Promise<NatsConnection> => {
+/** Each server has a share of the time: one that takes a connection and says nothing does not use up that of the others. */
+const connectWithin = async (
+  options: NodeConnectionOptions,
+  servers: number,
+  millis: number,
+): Promise<NatsConnection> => {
   let timer: NodeJS.Timeout | undefined
   const connecting = connect({
     ...options,
     name: "objectlog client",
-    timeout: connectMillis,
+    timeout: Math.max(1, Math.min(connectMillis, Math.floor(millis / servers))),
     reconnectTimeWait: 250,
     maxReconnectAttempts: 80,
   })
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer within ${connectMillis / 1000} s`)), connectMillis)
+    timer = setTimeout(() => reject(new Error(`no answer within ${millis / 1000} s`)), millis)
   })
   try {
     return await Promise.race([connecting, late])
@@ -276,18 +288,19 @@ const connectWithin = async (options: NodeConnectionOptions): Promise<NatsConnec
 
 const connectFailure = (error: unknown): string => {
   if (error instanceof errors.AuthorizationError) return "the server refused the credentials"
+  if (error instanceof errors.TimeoutError) return "no answer in time"
   if (!(error instanceof Error)) return "unknown error"
   const text = error.message === "" && error.cause instanceof Error ? error.cause.message : error.message
   return text.split("\n", 1)[0]!
 }
 
 /** One connection for a command, closed with the scope. */
-export const connected = Effect.fnUntraced(function* (servers: string) {
+export const connected = Effect.fnUntraced(function* (servers: string, timeout: Duration.Duration = timeoutDefault) {
   const { options, shown } = connectionOptions(servers)
   if (shown === "") return yield* new ClientFailed({ reason: "NATS_URL: expected host:port or nats://host:port" })
   return yield* Effect.acquireRelease(
     Effect.tryPromise({
-      try: () => connectWithin(options),
+      try: () => connectWithin(options, shown.split(",").length, timerMillis(timeout)),
       catch: (error) => new ClientFailed({ reason: `can't connect to NATS at ${shown}: ${connectFailure(error)}` }),
     }),
     (connection) => Effect.promise(() => connection.close()),
@@ -300,9 +313,9 @@ interface Waiting {
 }
 
 const make = Effect.fnUntraced(function* (options: ClientOptions) {
-  const connection = yield* connected(options.servers)
-  const timeout = Duration.fromInputUnsafe(options.timeout ?? "30 seconds")
-  const js = jetstream(connection, { timeout: Math.max(1, Math.min(Duration.toMillis(timeout), 0x7fff_ffff)) })
+  const timeout = Duration.fromInputUnsafe(options.timeout ?? timeoutDefault)
+  const connection = yield* connected(options.servers, timeout)
+  const js = jetstream(connection, { timeout: timerMillis(timeout) })
   const inbox = createInbox()
   const waiting = new Map<string, Waiting>()
   let requests = 0
@@ -335,6 +348,8 @@ const make = Effect.fnUntraced(function* (options: ClientOptions) {
     for (const one of waiting.values()) one.fail(failed)
   })
 
+  const unconfirmed = `not confirmed by the broker within ${seconds(timeout)}: it may be stored or not`
+
   /** Publishes at once, in the order of the calls; the promise tells whether the broker stored it, and never rejects. */
   const publish = (topic: string, body: string, messageId?: string): Promise<ClientFailed | undefined> =>
     js.publish(topic, body, messageId === undefined ? {} : { msgID: messageId }).then(
@@ -344,11 +359,11 @@ const make = Effect.fnUntraced(function* (options: ClientOptions) {
         const cause = error instanceof Error ? error.cause : undefined
         const nothingListens = cause instanceof errors.RequestError && cause.isNoResponders()
         const reason = nothingListens
-          ? `no objectlog worker has ever been connected to this server: nothing stores the subject ${topic}`
+          ? `not stored: no objectlog worker has ever been connected to this server, so that nothing stores the subject ${topic}`
           : error instanceof errors.TimeoutError
-            ? `the server did not confirm a request on ${topic} within ${seconds(timeout)}`
+            ? unconfirmed
             : error instanceof JetStreamApiError || error instanceof JetStreamError
-              ? `the server did not store a request on ${topic}: ${error.message}`
+              ? `not stored: the server refused the request on ${topic}: ${error.message}`
               : `can't publish on ${topic}: ${connectFailure(error)}`
         return new ClientFailed({ reason })
       },
@@ -361,17 +376,18 @@ const make = Effect.fnUntraced(function* (options: ClientOptions) {
     return size <= allowed ? undefined : `log: the request has ${size} bytes, the server takes ${allowed}`
   }
 
-  /** Waits for an answer; any message that arrives meanwhile starts the time-out anew, since work goes on. */
-  const within = <A, E>(wait: Effect.Effect<A, E>): Effect.Effect<A, E | ClientFailed> =>
+  /**
+   * Waits for an answer; any message that arrives meanwhile starts the time-out anew, since work goes on. Where none comes
+   * `unanswered` says what is known.
+   */
+  const within = <A, E>(wait: Effect.Effect<A, E>, unanswered: () => string): Effect.Effect<A, E | ClientFailed> =>
     Effect.suspend(() => {
       const before = heard
       return wait.pipe(
         Effect.timeoutOrElse({
           duration: timeout,
           orElse: (): Effect.Effect<A, E | ClientFailed> =>
-            heard === before
-              ? Effect.fail(new ClientFailed({ reason: `no answer within ${seconds(timeout)}: is a worker running?` }))
-              : within(wait),
+            heard === before ? Effect.fail(new ClientFailed({ reason: unanswered() })) : within(wait, unanswered),
         }),
       )
     })
@@ -390,15 +406,24 @@ const make = Effect.fnUntraced(function* (options: ClientOptions) {
         return Effect.succeed(Result.fail(new RequestRefused({ code: refusal.code, reason, event })))
       }
       const answered = Deferred.makeUnsafe<Answer, ClientFailed>()
+      let stored = false
       waiting.set(requestId, {
         receive: (answer) => Deferred.doneUnsafe(answered, Effect.succeed(answer)),
-        fail: (error) => Deferred.doneUnsafe(answered, Effect.fail(error)),
+        fail: ({ reason: why }) => {
+          const known = stored ? `stored by the broker, and not answered: ${why}` : `${why}: it may be stored or not`
+          Deferred.doneUnsafe(answered, Effect.fail(new ClientFailed({ reason: known })))
+        },
       })
       // The answer is what counts: it may come although the confirmation was lost, and before it.
       void publish(options.logsTopic, body, append.messageId).then((failed) => {
-        if (failed !== undefined) Deferred.doneUnsafe(answered, Effect.fail(failed))
+        if (failed === undefined) stored = true
+        else Deferred.doneUnsafe(answered, Effect.fail(failed))
       })
-      return within(Deferred.await(answered)).pipe(
+      const unanswered = () =>
+        stored
+          ? `stored by the broker, and not answered within ${seconds(timeout)}: a worker appends it once one runs and the object's shard is up`
+          : unconfirmed
+      return within(Deferred.await(answered), unanswered).pipe(
         Effect.flatMap((answer) =>
           Effect.map(outcome(answer, decodeAppended), ({ position, seq, timestamp, duplicate }) =>
             Result.succeed({ position, seq, timestamp, duplicate: duplicate === true, event: answer.text }),
@@ -442,9 +467,11 @@ const make = Effect.fnUntraced(function* (options: ClientOptions) {
         )
         if (failed !== undefined) return yield* failed
         const merge = new PageMerge(order)
+        const unanswered = () =>
+          `stored by the broker, and not answered within ${seconds(timeout)}: no worker runs, or the object's shard is down`
         const nextPage = Effect.gen(function* () {
           for (;;) {
-            const answer = yield* Effect.fromResult(yield* within(Queue.take(queue)))
+            const answer = yield* Effect.fromResult(yield* within(Queue.take(queue), unanswered))
             const page = merge.accept(yield* outcome(answer, decodePage))
             if (page !== undefined) return { ...page, bytes: answer.text.length }
           }

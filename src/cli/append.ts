@@ -117,6 +117,11 @@ export const appendCommand = Command.make(
         Stream.runForEach((out) =>
           read && out !== "" ? Effect.map(print(out), (isRead) => void (read = isRead)) : Effect.void,
         ),
+        Effect.mapError((error) =>
+          several && error instanceof ClientFailed
+            ? new ClientFailed({ reason: `after ${appends} lines that were answered: ${error.reason}` })
+            : error,
+        ),
       )
       if (only === undefined) return
       if (!several) return yield* only

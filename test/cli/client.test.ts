@@ -294,11 +294,35 @@ describe("Client", () => {
     Effect.gen(function* () {
       const { client, url } = yield* withWorker(() => undefined, "150 millis")
       const unanswered = yield* readAll({ id: largest }).pipe(Effect.provide(client), Effect.flip)
-      assert.strictEqual(unanswered.message, "no answer within 0.15 s: is a worker running?")
+      const known = "stored by the broker, and not answered within 0.15 s: "
+      assert.strictEqual(unanswered.message, `${known}no worker runs, or the object's shard is down`)
       const nowhere = Client.layer({ servers: url, logsTopic: "none", queryTopic: "none", timeout: "1 second" })
       const append = Client.use((one) => Stream.runDrain(one.append([{ id: largest, log: "" }])))
       const unstored = yield* append.pipe(Effect.provide(nowhere), Effect.flip)
-      assert.include(unstored.message, "no objectlog worker has ever been connected")
+      assert.include(unstored.message, "not stored: no objectlog worker has ever been connected")
+      const unappended = yield* append.pipe(Effect.provide(client), Effect.flip)
+      assert.strictEqual(unappended.message, `${known}a worker appends it once one runs and the object's shard is up`)
+      // Somebody listens, and nobody says that it is stored; a stream refuses it.
+      const connection = yield* Effect.acquireRelease(
+        Effect.promise(() => connectTo(url)),
+        (open) => Effect.promise(() => open.close()),
+      )
+      connection.subscribe("heard", { callback: () => undefined })
+      yield* Effect.promise(async () => {
+        await connection.flush()
+        const manager = await jetstreamManager(connection)
+        await manager.streams.add({ name: "SMALL", subjects: ["small"], max_msg_size: 8 })
+      })
+      const appendOn = (logsTopic: string) =>
+        append.pipe(
+          Effect.provide(Client.layer({ servers: url, logsTopic, queryTopic: "none", timeout: "150 millis" })),
+          Effect.flip,
+        )
+      assert.strictEqual(
+        (yield* appendOn("heard")).message,
+        "not confirmed by the broker within 0.15 s: it may be stored or not",
+      )
+      assert.include((yield* appendOn("small")).message, "not stored: the server refused the request on small: ")
       const servers = "nats://user:secret@127.0.0.1:1"
       const refused = yield* append.pipe(
         Effect.provide(Client.layer({ servers, logsTopic: "none", queryTopic: "none" })),
