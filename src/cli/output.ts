@@ -1,6 +1,6 @@
 /** All that commands print: results to standard output, all else, in lines, to standard error. */
 import { Console, Effect, Schema, Stdio, Stream } from "effect"
-import { reasonText, systemReason } from "../systemError.ts"
+import { codeOf, reasonText } from "../systemError.ts"
 import { messageLine, messageLines } from "./terminal.ts"
 
 /** Standard output does not take what is written: a full disk, for example. */
@@ -11,8 +11,7 @@ export class OutputFailed extends Schema.TaggedError<OutputFailed>()("OutputFail
 }
 
 /** Whoever was to read it is gone: a pipe that was closed, or a terminal. He has read enough, and that is no failure. */
-const isReaderGone = (error: unknown): boolean =>
-  ["EPIPE", "EIO", "ERR_STREAM_DESTROYED"].includes(systemReason(error)?.code ?? "")
+const isReaderGone = (error: unknown): boolean => ["EPIPE", "EIO", "ERR_STREAM_DESTROYED"].includes(codeOf(error) ?? "")
 
 /** Writes to standard output and waits while it is full; `false` where nobody reads it any more. */
 export const print = Effect.fnUntraced(function* (text: string | Uint8Array) {

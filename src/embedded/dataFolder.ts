@@ -3,7 +3,7 @@ import { Effect, Schema } from "effect"
 import type { PlatformError } from "effect/PlatformError"
 import { lstatSync, mkdirSync, statSync } from "node:fs"
 import { dirname } from "node:path"
-import { reasonText, systemReason } from "../systemError.ts"
+import { codeOf, reasonText } from "../systemError.ts"
 import { refuseForeign } from "./trust.ts"
 
 /** Something in it can't be made, read or written. */
@@ -29,7 +29,7 @@ const makeFolder = (folder: string): void => {
   try {
     mkdirSync(folder)
   } catch (error) {
-    const { code } = systemReason(error) ?? {}
+    const code = codeOf(error)
     if (code === "EEXIST") {
       if (statSync(folder).isDirectory()) return
       throw new Error("is not a folder")

@@ -1,7 +1,7 @@
 /** Runs a program to its end, for what it does. */
 import { Effect, Schema } from "effect"
 import { execFile } from "node:child_process"
-import { systemReason } from "../systemError.ts"
+import { reasonText } from "../systemError.ts"
 import type { Account } from "./serverProcess.ts"
 
 /** A program could not be run, or ended with another code than 0. */
@@ -23,8 +23,7 @@ export const runProgram = (
     const child = execFile(command, args, { ...account, cwd }, (error, _stdout, stderr) => {
       if (error === null) return resume(Effect.void)
       const said = stderr.trim().split("\n").join(" | ").slice(-problemMax)
-      const problem = said !== "" ? said : (systemReason(error)?.text ?? error.message)
-      resume(Effect.fail(new ProgramFailed({ command, problem })))
+      resume(Effect.fail(new ProgramFailed({ command, problem: said === "" ? reasonText(error) : said })))
     })
     return Effect.sync(() => child.kill("SIGKILL"))
   })
