@@ -10,8 +10,8 @@ import { lastWords } from "./output.ts"
 const endsWithinMillis = 9_500
 
 /**
- * What comes so soon after a signal is that signal once more: a terminal sends Ctrl-C to npm and to the program, and npm
- * passes on its own; one that is closed sends SIGHUP, and its shell does too.
+ * The same signal so soon after the first is that one once more: a terminal sends Ctrl-C to npm and to the program, as a
+ * service manager does SIGTERM, and npm passes on its own; a terminal that is closed sends SIGHUP, and its shell does too.
  */
 const echoMillis = 1_000
 
@@ -26,12 +26,12 @@ const limit = (code: number, said: string): void => {
 type Listener = (signal: NodeJS.Signals) => void
 
 const listeners = new Set<Listener>()
-let heardAt = Number.NEGATIVE_INFINITY
+const heardAt = new Map<NodeJS.Signals, number>()
 
 const hear: Listener = (signal) => {
   const now = performance.now()
-  if (now - heardAt < echoMillis) return
-  heardAt = now
+  if (now - (heardAt.get(signal) ?? Number.NEGATIVE_INFINITY) < echoMillis) return
+  heardAt.set(signal, now)
   for (const listener of listeners) listener(signal)
 }
 
