@@ -4,6 +4,7 @@ import { connect, type NatsConnection } from "@nats-io/transport-node"
 import { Context, Effect, Layer, Redacted } from "effect"
 import { type ChildProcess, spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
+import { connectionOptions } from "../src/broker/connectionOptions.ts"
 import { NatsServer } from "../src/embedded/NatsServer.ts"
 import { type EmbeddedShard, PostgresServers } from "../src/embedded/PostgresServers.ts"
 import { onShard } from "../test/embedded/onShard.ts"
@@ -26,6 +27,8 @@ export class Rig extends Context.Service<
     readonly connection: NatsConnection
     readonly shards: ReadonlyArray<EmbeddedShard>
     readonly natsPid: number
+    /** With the credentials. */
+    readonly natsUrl: string
   }
 >()("bench/Rig") {
   /** A nats-server, two shards, all with the defaults of their makers, and a client; tables and streams are there. */
@@ -35,12 +38,12 @@ export class Rig extends Context.Service<
       const nats = yield* NatsServer
       const { shards } = yield* PostgresServers
       const connection = yield* Effect.acquireRelease(
-        Effect.promise(() => connect({ servers: nats.url })),
+        Effect.promise(() => connect(connectionOptions(nats.url, "bench"))),
         (nc) => Effect.promise(() => nc.close()),
       )
       // A first worker creates tables, streams and consumers.
       yield* Effect.scoped(startProcess("objectlog", nats.url, shards, 0))
-      return { connection, shards, natsPid: nats.pid }
+      return { connection, shards, natsPid: nats.pid, natsUrl: nats.url }
     }),
   ).pipe(Layer.provide(Layer.mergeAll(TestNats.layer, TestPostgres.layer(2))))
 }
@@ -120,12 +123,11 @@ export const startSystem = Effect.fnUntraced(function* (
   objects = 0,
   variables: Readonly<Record<string, string>> = {},
 ) {
-  const { connection, shards } = yield* Rig
-  const url = `nats://${connection.getServer()}`
+  const { natsUrl, shards } = yield* Rig
   const started = yield* Effect.forEach(
     Array.from({ length: processes }, (_, i) => i),
     () =>
-      Effect.map(startProcess(system, url, shards, objects, variables), (child) => ({
+      Effect.map(startProcess(system, natsUrl, shards, objects, variables), (child) => ({
         child,
         ready: performance.now(),
       })),

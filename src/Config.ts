@@ -4,6 +4,7 @@
  */
 import { Effect, type FileSystem, Redacted, Result } from "effect"
 import { readServers } from "./broker/connectionOptions.ts"
+import { isIP } from "node:net"
 import { parkedTopic } from "./broker/setAside.ts"
 import { shards } from "./ConfigShards.ts"
 import { ConfigInvalid, given, integer, parsed, shownItem } from "./ConfigValue.ts"
@@ -27,6 +28,8 @@ export interface Settings {
   /** `undefined` starts embedded servers. */
   readonly shards: ReadonlyArray<ShardSettings> | undefined
   readonly autoMigrate: boolean
+  /** The address on which metrics and health are served. */
+  readonly metricsHost: string
   readonly metricsPort: number
   /** The least level that is logged. */
   readonly logLevel: LogLevel
@@ -86,6 +89,13 @@ export const settings: Effect.Effect<Settings, ConfigInvalid, FileSystem.FileSys
     ),
     shards: yield* shards,
     autoMigrate: yield* parsed("POSTGRES_AUTOMIGRATE", true, "true or false", boolean),
+    // Whoever reaches it may read it, so beyond this machine only where somebody says so.
+    metricsHost: yield* parsed(
+      "METRICS_HOST",
+      "127.0.0.1",
+      "an IP address, such as 0.0.0.0 for all of this machine",
+      (value) => (isIP(value) === 0 ? undefined : value),
+    ),
     metricsPort: yield* parsed("METRICS_PORT", 2112, "a port, 1 … 65535", integer(1, 65_535)),
     logLevel: yield* parsed("LOG_LEVEL", mode === "debug" ? "debug" : "info", logLevels.join(", "), (value) =>
       logLevels.find((level) => level === value),

@@ -5,21 +5,26 @@
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeServices from "@effect/platform-node/NodeServices"
-import { Cause, Effect, Exit, type Runtime } from "effect"
+import { Cause, Effect, Exit, Layer, type Runtime } from "effect"
 import { CliError, Command } from "effect/cli"
 import { appendCommand } from "./cli/append.ts"
 import { deadCommand } from "./cli/dead.ts"
 import { loadCommand } from "./cli/load.ts"
 import { migrateCommand } from "./cli/migrate.ts"
+import { lastWords, outliveReaders, OutputFailed } from "./cli/output.ts"
 import { queryCommand } from "./cli/query.ts"
 import { replayCommand } from "./cli/replay.ts"
 import { endInTime } from "./cli/shutdown.ts"
 import { startCommand } from "./cli/start.ts"
 import { workerCommand } from "./cli/worker.ts"
+import { usageLayer } from "./cli/usage.ts"
+import { urlCommand } from "./cli/url.ts"
 import { version } from "./version.ts"
 
 const wrongConfiguration = new Set([
   "ConfigInvalid",
+  "DataFolderUnusable",
+  "ForeignEntry",
   "PlacementMismatch",
   "ShardUnsuitable",
   "BrokerMisconfigured",
@@ -33,13 +38,9 @@ const tagOf = (error: unknown): string =>
 const report = (cause: Cause.Cause<unknown>): void => {
   if (Cause.hasInterruptsOnly(cause)) return
   const error = Cause.squash(cause)
-  // The command line framework has printed its own errors with the help text.
-  if (CliError.isCliError(error)) return
-  process.stderr.write(
-    Cause.hasDies(cause)
-      ? `objectlog: ${Cause.pretty(cause)}\n`
-      : `objectlog: ${error instanceof Error ? error.message : String(error)}\n`,
-  )
+  // What is wrong with the command line, or with standard output, has been said.
+  if (CliError.isCliError(error) || error instanceof OutputFailed) return
+  lastWords(Cause.hasDies(cause) ? Cause.pretty(cause) : error instanceof Error ? error.message : String(error))
 }
 
 const teardown: Runtime.Teardown = (exit, onExit) => {
@@ -51,6 +52,7 @@ const teardown: Runtime.Teardown = (exit, onExit) => {
 }
 
 endInTime()
+outliveReaders()
 
 Command.make("objectlog").pipe(
   Command.withDescription("an append-only log of text messages for every object"),
@@ -62,9 +64,10 @@ Command.make("objectlog").pipe(
     queryCommand,
     deadCommand,
     replayCommand,
+    urlCommand,
     loadCommand,
   ]),
   Command.run({ version }),
-  Effect.provide(NodeServices.layer),
+  Effect.provide(Layer.merge(NodeServices.layer, usageLayer)),
   (program) => NodeRuntime.runMain(program, { disableErrorReporting: true, teardown }),
 )

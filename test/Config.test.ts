@@ -39,6 +39,7 @@ describe("defaults", () => {
         metricsPort: 2112,
         logLevel: "info",
         dataDir: ".objectlog",
+        metricsHost: "127.0.0.1",
         tracing: undefined,
       }),
     )
@@ -80,6 +81,7 @@ it.effect("every variable is read", () =>
       POSTGRES_PASSWORD: " p w ",
       POSTGRES_DB: "db",
       POSTGRES_AUTOMIGRATE: "false",
+      METRICS_HOST: "::",
       METRICS_PORT: " 65535 ",
       MODE: "debug",
       DATA_DIR: "/data",
@@ -93,6 +95,7 @@ it.effect("every variable is read", () =>
     })
     assert.strictEqual(found.replicas, 3)
     assert.strictEqual(found.autoMigrate, false)
+    assert.strictEqual(found.metricsHost, "::")
     assert.strictEqual(found.metricsPort, 65_535)
     assert.strictEqual(found.logLevel, "debug")
     assert.strictEqual(found.dataDir, "/data")
@@ -115,6 +118,7 @@ it.effect("every variable is read", () =>
 
 const wrong: ReadonlyArray<readonly [variable: string, allowed: string, values: ReadonlyArray<string>]> = [
   ["METRICS_PORT", ports, ["0", "65536", "x", "-1", "1.5", "1e3", " ", "0x50", "9999999999"]],
+  ["METRICS_HOST", "an IP address, such as 0.0.0.0 for all of this machine", ["localhost", "*", "1.2.3", "[::]"]],
   ["POSTGRES_PORT", ports, ["0", "65536", "five"]],
   ["NATS_STREAM_REPLICAS", "1, 3 or 5", ["0", "2", "4", "7", "x", "03"]],
   ["POSTGRES_AUTOMIGRATE", "true or false", ["yes", "1", "TRUE"]],

@@ -9,6 +9,7 @@
  * log, 100 without it.
  */
 import { connect, createInbox, type Msg, type MsgHdrs } from "@nats-io/transport-node"
+import { connectionOptions } from "../../src/broker/connectionOptions.ts"
 import { pull } from "./pull.ts"
 import { connectShards } from "./shards.ts"
 
@@ -32,7 +33,7 @@ interface Batch {
   unconfirmed: number
 }
 
-const connection = await connect({ servers: process.env["NATS_URL"]! })
+const connection = await connect(connectionOptions(process.env["NATS_URL"]!, "floor"))
 const clients = await connectShards(`
   create schema if not exists floor;
   create table if not exists floor.objects (id bigint primary key);

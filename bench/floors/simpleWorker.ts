@@ -5,10 +5,11 @@
  * Environment: `NATS_URL`; `SHARDS`, a JSON array of connection strings.
  */
 import { connect, type Msg } from "@nats-io/transport-node"
+import { connectionOptions } from "../../src/broker/connectionOptions.ts"
 import { pull } from "./pull.ts"
 import { connectShards } from "./shards.ts"
 
-const connection = await connect({ servers: process.env["NATS_URL"]! })
+const connection = await connect(connectionOptions(process.env["NATS_URL"]!, "floor"))
 const shards = await connectShards(`
   create schema if not exists floor;
   create table if not exists floor.simple (object_id bigint, at timestamptz default now(), log text);

@@ -96,7 +96,8 @@ export interface ClientOptions {
 
 /** Appends that are published and not answered yet. */
 const window = 256
-/** How long the first connection may take, over all servers, and how long a lost one is tried again. */
+/** What a command waits where nobody says how long, how long one server may take to answer, and how long a lost one is tried again. */
+const timeoutDefault = Duration.seconds(30)
 const connectMillis = 5_000
 const awayMillis = 20_000
 
@@ -245,15 +246,25 @@ const outcome = <A>(
     : Effect.fail(new ClientFailed({ reason: "an answer is not an event of objectlog: do versions differ?" }))
 }
 
+/** As a timer takes it. */
+const timerMillis = (timeout: Duration.Duration): number =>
+  Math.max(1, Math.min(Duration.toMillis(timeout), 0x7fff_ffff))
+
 const seconds = (timeout: Duration.Duration): string => `${Duration.toMillis(timeout) / 1000} s`
 
 // --- The connection
 
-const connectWithin = async (options: NodeConnectionOptions): Promise<NatsConnection> => {
+/** Each server has a share of the time: one that takes a connection and says nothing does not use up that of the others. */
+const connectWithin = async (
+  options: NodeConnectionOptions,
+  servers: number,
+  millis: number,
+): Promise<NatsConnection> => {
   let timer: NodeJS.Timeout | undefined
-  const connecting = connect(options)
+  const timeout = Math.max(1, Math.min(connectMillis, Math.floor(millis / servers)))
+  const connecting = connect({ ...options, timeout })
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer within ${connectMillis / 1000} s`)), connectMillis)
+    timer = setTimeout(() => reject(new Error(`no answer within ${millis / 1000} s`)), millis)
   })
   try {
     return await Promise.race([connecting, late])
@@ -273,18 +284,20 @@ const connectWithin = async (options: NodeConnectionOptions): Promise<NatsConnec
 
 const connectFailure = (error: unknown): string => {
   if (error instanceof errors.AuthorizationError) return "the server refused the credentials"
+  if (error instanceof errors.TimeoutError) return "no answer in time"
   if (!(error instanceof Error)) return "unknown error"
   const text = error.message === "" && error.cause instanceof Error ? error.cause.message : error.message
   return text.split("\n", 1)[0]!
 }
 
 /** One connection for a command, closed with the scope, and when it is away for too long. */
-export const connected = Effect.fnUntraced(function* (servers: string) {
+export const connected = Effect.fnUntraced(function* (servers: string, timeout: Duration.Duration = timeoutDefault) {
+  const shown = shownServers(servers)
   const connection = yield* Effect.acquireRelease(
     Effect.tryPromise({
-      try: () => connectWithin(connectionOptions(servers, "objectlog client")),
-      catch: (error) =>
-        new ClientFailed({ reason: `can't connect to NATS at ${shownServers(servers)}: ${connectFailure(error)}` }),
+      try: () =>
+        connectWithin(connectionOptions(servers, "objectlog client"), shown.split(",").length, timerMillis(timeout)),
+      catch: (error) => new ClientFailed({ reason: `can't connect to NATS at ${shown}: ${connectFailure(error)}` }),
     }),
     (made) => Effect.promise(() => made.close()),
   )
@@ -302,9 +315,9 @@ interface Waiting {
 }
 
 const make = Effect.fnUntraced(function* (options: ClientOptions) {
-  const { connection, state } = yield* connected(options.servers)
-  const timeout = Duration.fromInputUnsafe(options.timeout ?? "30 seconds")
-  const js = jetstream(connection, { timeout: Math.max(1, Math.min(Duration.toMillis(timeout), 0x7fff_ffff)) })
+  const timeout = Duration.fromInputUnsafe(options.timeout ?? timeoutDefault)
+  const { connection, state } = yield* connected(options.servers, timeout)
+  const js = jetstream(connection, { timeout: timerMillis(timeout) })
   const inbox = createInbox()
   const waiting = new Map<string, Waiting>()
   let requests = 0
@@ -341,6 +354,8 @@ const make = Effect.fnUntraced(function* (options: ClientOptions) {
     `the connection to the server is lost${state.complaint === undefined ? "" : `; the server says: ${state.complaint}`}`
   void connection.closed().then(() => fail(lostReason()))
 
+  const unconfirmed = `not confirmed by the broker within ${seconds(timeout)}: it may be stored or not`
+
   /** Publishes at once, in the order of the calls; the promise tells whether the broker stored it, and never rejects. */
   const publish = (topic: string, body: string, messageId?: string): Promise<ClientFailed | undefined> =>
     js.publish(topic, body, messageId === undefined ? {} : { msgID: messageId }).then(
@@ -350,13 +365,13 @@ const make = Effect.fnUntraced(function* (options: ClientOptions) {
         const cause = error instanceof Error ? error.cause : undefined
         const nothingListens = cause instanceof errors.RequestError && cause.isNoResponders()
         const reason = nothingListens
-          ? `no objectlog worker has ever been connected to this server: nothing stores the subject ${topic}`
+          ? `not stored: no objectlog worker has ever been connected to this server, so that nothing stores the subject ${topic}`
           : error instanceof errors.TimeoutError
             ? state.connected
-              ? `the server did not confirm a request on ${topic} within ${seconds(timeout)}`
-              : lostReason()
+              ? unconfirmed
+              : `${lostReason()}: the request may be stored or not`
             : error instanceof JetStreamApiError || error instanceof JetStreamError
-              ? `the server did not store a request on ${topic}: ${error.message}`
+              ? `not stored: the server refused the request on ${topic}: ${error.message}`
               : `can't publish on ${topic}: ${connectFailure(error)}`
         return new ClientFailed({ reason })
       },
@@ -369,8 +384,11 @@ const make = Effect.fnUntraced(function* (options: ClientOptions) {
     return size <= allowed ? undefined : `log: the request has ${size} bytes, the server takes ${allowed}`
   }
 
-  /** Waits for an answer; any message that arrives meanwhile starts the time-out anew, since work goes on. */
-  const within = <A, E>(wait: Effect.Effect<A, E>): Effect.Effect<A, E | ClientFailed> =>
+  /**
+   * Waits for an answer; any message that arrives meanwhile starts the time-out anew, since work goes on. Where none comes
+   * `unanswered` says what is known.
+   */
+  const within = <A, E>(wait: Effect.Effect<A, E>, unanswered: () => string): Effect.Effect<A, E | ClientFailed> =>
     Effect.suspend(() => {
       const before = heard
       return wait.pipe(
@@ -378,14 +396,8 @@ const make = Effect.fnUntraced(function* (options: ClientOptions) {
           duration: timeout,
           orElse: (): Effect.Effect<A, E | ClientFailed> =>
             heard === before
-              ? Effect.fail(
-                  new ClientFailed({
-                    reason: state.connected
-                      ? `no answer within ${seconds(timeout)}: is a worker running?`
-                      : lostReason(),
-                  }),
-                )
-              : within(wait),
+              ? Effect.fail(new ClientFailed({ reason: state.connected ? unanswered() : lostReason() }))
+              : within(wait, unanswered),
         }),
       )
     })
@@ -404,15 +416,24 @@ const make = Effect.fnUntraced(function* (options: ClientOptions) {
         return Effect.succeed(Result.fail(new RequestRefused({ code: refusal.code, reason, event })))
       }
       const answered = Deferred.makeUnsafe<Answer, ClientFailed>()
+      let stored = false
       waiting.set(requestId, {
         receive: (answer) => Deferred.doneUnsafe(answered, Effect.succeed(answer)),
-        fail: (error) => Deferred.doneUnsafe(answered, Effect.fail(error)),
+        fail: ({ reason: why }) => {
+          const known = stored ? `stored by the broker, and not answered: ${why}` : `${why}: it may be stored or not`
+          Deferred.doneUnsafe(answered, Effect.fail(new ClientFailed({ reason: known })))
+        },
       })
       // The answer is what counts: it may come although the confirmation was lost, and before it.
       void publish(options.logsTopic, body, append.messageId).then((failed) => {
-        if (failed !== undefined) Deferred.doneUnsafe(answered, Effect.fail(failed))
+        if (failed === undefined) stored = true
+        else Deferred.doneUnsafe(answered, Effect.fail(failed))
       })
-      return within(Deferred.await(answered)).pipe(
+      const unanswered = () =>
+        stored
+          ? `stored by the broker, and not answered within ${seconds(timeout)}: a worker appends it once one runs and the object's shard is up`
+          : unconfirmed
+      return within(Deferred.await(answered), unanswered).pipe(
         Effect.flatMap((answer) =>
           Effect.map(outcome(answer, decodeAppended), ({ position, seq, timestamp, duplicate }) =>
             Result.succeed({ position, seq, timestamp, duplicate: duplicate === true, event: answer.text }),
@@ -456,9 +477,11 @@ const make = Effect.fnUntraced(function* (options: ClientOptions) {
         )
         if (failed !== undefined) return yield* failed
         const merge = new PageMerge(order)
+        const unanswered = () =>
+          `stored by the broker, and not answered within ${seconds(timeout)}: no worker runs, or the object's shard is down`
         const nextPage = Effect.gen(function* () {
           for (;;) {
-            const answer = yield* Effect.fromResult(yield* within(Queue.take(queue)))
+            const answer = yield* Effect.fromResult(yield* within(Queue.take(queue), unanswered))
             const page = merge.accept(yield* outcome(answer, decodePage))
             if (page !== undefined) return { ...page, bytes: answer.text.length }
           }

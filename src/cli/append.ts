@@ -1,10 +1,13 @@
 /** `objectlog append`: one append, or one for each line of standard input. */
-import { Console, Duration, Effect, Option, Redacted, Result, Schema, Stdio, Stream } from "effect"
+import { Duration, Effect, Option, Redacted, Result, Schema, Stdio, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import * as ObjectId from "../domain/ObjectId.ts"
 import { messageIdProblem } from "../domain/Protocol.ts"
 import { type Append, type Appended, Client, ClientFailed, RequestRefused } from "./Client.ts"
+import { type InputInvalid, lines, standardInput } from "./input.ts"
+import { complain, print } from "./output.ts"
 import { serversFor } from "./servers.ts"
+import { jsonLine } from "./terminal.ts"
 
 /** Some of several appends were refused; each one's reason was printed when it came. */
 export class AppendsRefused extends Schema.TaggedError<AppendsRefused>()("AppendsRefused", {
@@ -13,13 +16,6 @@ export class AppendsRefused extends Schema.TaggedError<AppendsRefused>()("Append
 }) {
   override get message(): string {
     return `${this.refused} of ${this.appends} appends ${this.refused === 1 ? "was" : "were"} refused`
-  }
-}
-
-/** Standard input can't be appended as it is. */
-export class InputInvalid extends Schema.TaggedError<InputInvalid>()("InputInvalid", { reason: Schema.String }) {
-  override get message(): string {
-    return `standard input: ${this.reason}`
   }
 }
 
@@ -56,70 +52,6 @@ export const clientFor = (timeout: Duration.Duration) =>
   Effect.map(serversFor, ({ servers, logsTopic, queryTopic }) =>
     Client.layer({ servers: Redacted.value(servers), logsTopic, queryTopic, timeout }),
   )
-
-/**
- * Writes texts to standard output and waits whenever it is full. A reader that closed it has read enough: that is the
- * end, and no failure.
- */
-export const writeOut = <E, R>(texts: Stream.Stream<string | Uint8Array, E, R>) =>
-  Effect.gen(function* () {
-    const stdio = yield* Stdio.Stdio
-    yield* Stream.run(texts, stdio.stdout()).pipe(
-      Effect.catchIf(
-        (error) => isBrokenPipe(error),
-        () => Effect.void,
-      ),
-    )
-  })
-
-const isBrokenPipe = (error: unknown): boolean => {
-  for (let at = error; typeof at === "object" && at !== null;) {
-    if ("code" in at && (at.code === "EPIPE" || at.code === "ERR_STREAM_DESTROYED")) return true
-    at = "reason" in at ? at.reason : "cause" in at ? at.cause : undefined
-  }
-  return false
-}
-
-/** No server takes a message that is longer; so long a line would only fill the memory. */
-const lineMax = 64 * 1024 * 1024
-
-/**
- * The lines of a byte stream, each when it is complete. Only `\n` ends a line: what was sent is what comes back. A final
- * `\n` ends the last line and adds none.
- */
-export const lines = <E, R>(bytes: Stream.Stream<Uint8Array, E, R>): Stream.Stream<string, E | InputInvalid, R> =>
-  Stream.suspend(() => {
-    const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true })
-    let held: Array<string> = []
-    let heldLength = 0
-    let number = 1
-    const take = (chunk: Uint8Array | undefined): Effect.Effect<ReadonlyArray<string>, InputInvalid> => {
-      let text: string
-      try {
-        text = chunk === undefined ? decoder.decode() : decoder.decode(chunk, { stream: true })
-      } catch {
-        return Effect.fail(new InputInvalid({ reason: `bytes at or after line ${number} are not UTF-8` }))
-      }
-      const parts = text.split("\n")
-      const rest = parts.pop()!
-      if (parts.length > 0) {
-        parts[0] = held.join("") + parts[0]!
-        held = []
-        heldLength = 0
-        number += parts.length
-      }
-      if (rest !== "") held.push(rest)
-      heldLength += rest.length
-      if (heldLength > lineMax) return Effect.fail(new InputInvalid({ reason: `line ${number} has no end` }))
-      if (chunk === undefined && heldLength > 0) parts.push(held.join(""))
-      return Effect.succeed(parts)
-    }
-    return bytes.pipe(
-      Stream.mapEffect(take),
-      Stream.concat(Stream.fromEffect(Effect.suspend(() => take(undefined)))),
-      Stream.flatMap((parts) => Stream.fromIterable(parts)),
-    )
-  })
 
 /** One outcome for a person. */
 export const appendedText = (appended: Appended): string =>
@@ -160,40 +92,35 @@ export const appendCommand = Command.make(
       if (problem !== undefined) return yield* new ClientFailed({ reason: problem })
     }
     const layer = yield* clientFor(timeout)
-    const stdio = yield* Stdio.Stdio
-    const input: Stream.Stream<Append, InputInvalid> = several
-      ? lines(stdio.stdin).pipe(
-          Stream.catchTag("PlatformError", (error) => Stream.fail(new InputInvalid({ reason: error.message }))),
-          Stream.map((log) => ({ id, log })),
-        )
+    const terminal = yield* (yield* Stdio.Stdio).stdoutIsTerminal
+    const input: Stream.Stream<Append, InputInvalid, Stdio.Stdio> = several
+      ? Stream.map(lines(standardInput), (log) => ({ id, log }))
       : Stream.make({ id, log: text, messageId: key })
     yield* Effect.gen(function* () {
       const client = yield* Client
       let [appends, refused] = [0, 0]
       let only: RequestRefused | undefined
-      const print = Effect.fnUntraced(function* (outcome: Result.Result<Appended, RequestRefused>) {
+      const outcomeText = Effect.fnUntraced(function* (outcome: Result.Result<Appended, RequestRefused>) {
         appends += 1
-        if (Result.isSuccess(outcome)) return json ? `${outcome.success.event}\n` : appendedText(outcome.success)
+        const event = ({ event }: { readonly event: string }) => `${jsonLine(event, terminal)}\n`
+        if (Result.isSuccess(outcome)) return json ? event(outcome.success) : appendedText(outcome.success)
         refused += 1
         only = outcome.failure
-        if (several) yield* Console.error(`objectlog: line ${appends}: ${outcome.failure.message}`)
-        return json ? `${outcome.failure.event}\n` : ""
+        if (several) yield* complain(`line ${appends}: ${outcome.failure.message}`)
+        return json ? event(outcome.failure) : ""
       })
       // A reader that closed standard output ends the printing, not the appending: what was read must be answered.
-      let closed = false
+      let read = true
       yield* client.append(input).pipe(
-        Stream.mapEffect(print),
+        Stream.mapEffect(outcomeText),
         Stream.mapArray((texts) => [texts.join("")] as const),
         Stream.runForEach((out) =>
-          closed || out === ""
-            ? Effect.void
-            : Stream.run(Stream.make(out), stdio.stdout()).pipe(
-                Effect.catchIf(isBrokenPipe, () =>
-                  Effect.sync(() => {
-                    closed = true
-                  }),
-                ),
-              ),
+          read && out !== "" ? Effect.map(print(out), (isRead) => void (read = isRead)) : Effect.void,
+        ),
+        Effect.mapError((error) =>
+          several && error instanceof ClientFailed
+            ? new ClientFailed({ reason: `after ${appends} lines that were answered: ${error.reason}` })
+            : error,
         ),
       )
       if (only === undefined) return

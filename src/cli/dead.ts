@@ -1,10 +1,13 @@
 /** `objectlog dead`: refused requests, to be looked at, retried, or dropped. */
-import { Clock, Console, Effect, FileSystem, Option, Stdio, Stream, Terminal } from "effect"
+import { Clock, Effect, FileSystem, Option, Stdio, Stream, Terminal } from "effect"
 import { Command, Flag, Prompt } from "effect/cli"
-import { writeOut } from "./append.ts"
+import { reasonText } from "../systemError.ts"
 import { ClientFailed } from "./Client.ts"
 import { chosen, filterFlags, missing, opened, selected, seqArgument, seqArguments, workOn } from "./letters.ts"
 import { ageText, Counts, letterJson, letterText, makeTable } from "./letterText.ts"
+import { standardInput } from "./input.ts"
+import { print, printAll, printLine } from "./output.ts"
+import { escapeLog, jsonLine } from "./terminal.ts"
 
 const jsonFlag = Flag.Boolean("json").pipe(
   Flag.withDefault(false),
@@ -23,7 +26,8 @@ const listCommand = Command.make(
   },
   Effect.fnUntraced(function* ({ counts: countsOnly, json: jsonWanted, ...filters }) {
     const stdio = yield* Stdio.Stdio
-    const json = jsonWanted || !(yield* stdio.stdoutIsTerminal)
+    const terminal = yield* stdio.stdoutIsTerminal
+    const json = jsonWanted || !terminal
     const columns = yield* (yield* Terminal.Terminal).columns
     const now = yield* Clock.currentTimeMillis
     const letters = yield* opened
@@ -33,14 +37,16 @@ const listCommand = Command.make(
       Stream.mapArray((chunk) => {
         for (const letter of chunk) counts.add(letter)
         if (countsOnly) return [""] as const
-        return [json ? chunk.map((letter) => letterJson(letter, false)).join("") : table(chunk)] as const
+        return [json ? chunk.map((letter) => letterJson(letter, false, terminal)).join("") : table(chunk)] as const
       }),
     )
     const ending = Stream.suspend(() => {
       if (!json) return Stream.make(countsOnly ? countsText(counts, now) : `${counts.summary(now)}\n`)
-      return countsOnly ? Stream.fromIterable(counts.all().map((one) => `${JSON.stringify(one)}\n`)) : Stream.empty
+      return countsOnly
+        ? Stream.fromIterable(counts.all().map((one) => `${jsonLine(JSON.stringify(one), terminal)}\n`))
+        : Stream.empty
     })
-    yield* writeOut(Stream.concat(texts, ending).pipe(Stream.filter((out) => out !== "")))
+    yield* printAll(Stream.concat(texts, ending).pipe(Stream.filter((out) => out !== "")))
   }, Effect.scoped),
 ).pipe(
   Command.withDescription("List dead letters, oldest first"),
@@ -53,7 +59,12 @@ const listCommand = Command.make(
 const countsText = (counts: Counts, now: number): string => {
   const rows = counts
     .all()
-    .map(({ code, letters, newest, oldest }) => [String(letters), ageText(now - oldest), ageText(now - newest), code])
+    .map(({ code, letters, newest, oldest }) => [
+      String(letters),
+      ageText(now - oldest),
+      ageText(now - newest),
+      escapeLog(code, true),
+    ])
   if (rows.length === 0) return "no dead letters\n"
   return [["LETTERS", "OLDEST", "NEWEST", "CODE"], ...rows]
     .map((row) => `${row.map((cell, at) => (at < 3 ? cell.padStart(at === 0 ? 8 : 6) : cell)).join("  ")}\n`)
@@ -78,7 +89,8 @@ const showCommand = Command.make(
       return yield* new ClientFailed({ reason: `dead letter ${seq}: ${letter.missingParts} of its parts are missing` })
     }
     const now = yield* Clock.currentTimeMillis
-    yield* writeOut(Stream.make(raw ? letter.payload : json ? letterJson(letter, true) : letterText(letter, now)))
+    const terminal = yield* (yield* Stdio.Stdio).stdoutIsTerminal
+    yield* print(raw ? letter.payload : json ? letterJson(letter, true, terminal) : letterText(letter, now))
   }, Effect.scoped),
 ).pipe(
   Command.withDescription("Show a dead letter: the reason, and the request with its headers"),
@@ -95,10 +107,11 @@ const allFlag = Flag.Boolean("all").pipe(
 /** `-` is standard input. */
 const readPayload = Effect.fnUntraced(function* (file: string) {
   const fs = yield* FileSystem.FileSystem
-  const stdio = yield* Stdio.Stdio
-  const read =
-    file === "-" ? Effect.map(Stream.runCollect(stdio.stdin), (chunks) => Buffer.concat(chunks)) : fs.readFile(file)
-  return yield* Effect.mapError(read, (error) => new ClientFailed({ reason: `--payload: ${error.message}` }))
+  if (file === "-") return Buffer.concat(yield* Stream.runCollect(standardInput))
+  return yield* Effect.mapError(
+    fs.readFile(file),
+    (error) => new ClientFailed({ reason: `--payload: ${file}: ${reasonText(error)}` }),
+  )
 })
 
 const retryCommand = Command.make(
@@ -156,7 +169,7 @@ const dropCommand = Command.make(
           last = letter.seq
         }),
       )
-      if (counts.letters === 0) return yield* Console.log("no dead letters")
+      if (counts.letters === 0) return yield* printLine("no dead letters")
       const summary = counts.summary(yield* Clock.currentTimeMillis)
       if (!(yield* Prompt.run(Prompt.Confirm({ message: `Drop ${summary}?` })))) return
     }

@@ -6,7 +6,7 @@ import { headerValue } from "../broker/headers.ts"
 import { toMillis } from "../domain/LogEntry.ts"
 import type { ObjectId } from "../domain/ObjectId.ts"
 import { decodeAppend, decodeText } from "../domain/Protocol.ts"
-import { escapeLog } from "./query.ts"
+import { escapeLog, jsonLine } from "./terminal.ts"
 
 /** The object of a refused request, where that much of it can be read. */
 export const objectOf = ({ missingParts, payload }: Letter): ObjectId | undefined => {
@@ -63,7 +63,7 @@ export const makeTable = (now: number, terminalColumns: number) => {
       String(letter.seq),
       ageText(now - toMillis(letter.refusedAt)),
       escapeLog(letter.subject, true),
-      letter.code,
+      escapeLog(letter.code, true),
       String(objectOf(letter) ?? "-"),
       letter.missingParts > 0 ? "-" : String(letter.payload.byteLength),
       escapeLog(reasonOf(letter), true),
@@ -122,7 +122,9 @@ export class Counts {
 
   /** One line for a person. */
   summary(now: number): string {
-    const parts = this.all().map(({ code, letters, oldest }) => `${letters} ${code} (oldest ${ageText(now - oldest)})`)
+    const parts = this.all().map(
+      ({ code, letters, oldest }) => `${letters} ${escapeLog(code, true)} (oldest ${ageText(now - oldest)})`,
+    )
     return parts.length === 0 ? "no dead letters" : `${lettersText(this.letters)}: ${parts.join(", ")}`
   }
 }
@@ -142,7 +144,7 @@ const payloadFields = (payload: Uint8Array): string => {
 }
 
 /** A letter as a line of JSON, with its request where it is wanted. By concatenation, so that an id keeps its digits. */
-export const letterJson = (letter: Letter, withRequest: boolean): string => {
+export const letterJson = (letter: Letter, withRequest: boolean, terminal: boolean): string => {
   const id = objectOf(letter)
   const stamp =
     letter.stamp === undefined
@@ -150,7 +152,8 @@ export const letterJson = (letter: Letter, withRequest: boolean): string => {
       : `,"request_seq":${letter.stamp.seq},"request_timestamp":${toMillis(letter.stamp.timestamp)}`
   const headers = letter.headers.map(([name, value]) => [headerValue(name), headerValue(value)])
   const request = withRequest ? `,"headers":${JSON.stringify(headers)},${payloadFields(letter.payload)}` : ""
-  return `{"seq":${letter.seq},"refused":${toMillis(letter.refusedAt)},"code":${JSON.stringify(letter.code)},"reason":${JSON.stringify(letter.reason)},"subject":${JSON.stringify(letter.subject)}${stamp}${id === undefined ? "" : `,"id":${id}`},"bytes":${letter.payload.byteLength}${letter.missingParts > 0 ? `,"missing_parts":${letter.missingParts}` : ""}${request}}\n`
+  const json = `{"seq":${letter.seq},"refused":${toMillis(letter.refusedAt)},"code":${JSON.stringify(letter.code)},"reason":${JSON.stringify(letter.reason)},"subject":${JSON.stringify(letter.subject)}${stamp}${id === undefined ? "" : `,"id":${id}`},"bytes":${letter.payload.byteLength}${letter.missingParts > 0 ? `,"missing_parts":${letter.missingParts}` : ""}${request}}`
+  return `${jsonLine(json, terminal)}\n`
 }
 
 /** Everything about a letter, for a person. */

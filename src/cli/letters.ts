@@ -1,6 +1,6 @@
 /** What the commands of `objectlog dead` share: which letters, and what is done with each. */
 import { jetstreamManager } from "@nats-io/jetstream"
-import { Clock, Console, Effect, Option, Redacted, Schema, Stream } from "effect"
+import { Clock, Effect, Option, Redacted, Schema, Stream } from "effect"
 import { Argument, Flag } from "effect/cli"
 import { type DeadLetters, openDeadLetters } from "../broker/deadLetters.ts"
 import type { Letter } from "../broker/Letter.ts"
@@ -8,6 +8,7 @@ import { fromMillis } from "../domain/LogEntry.ts"
 import * as ObjectId from "../domain/ObjectId.ts"
 import { ClientFailed, connected } from "./Client.ts"
 import { lettersText, objectOf, parseSpan } from "./letterText.ts"
+import { complain, printLine } from "./output.ts"
 import { parseTime } from "./query.ts"
 import { serversFor } from "./servers.ts"
 
@@ -151,16 +152,16 @@ export const workOn = Effect.fnUntraced(function* <R>(
   work: (letter: Letter) => Effect.Effect<void, { readonly message: string }, R>,
 ) {
   let [worked, failed] = [0, absent.length]
-  yield* Effect.forEach(absent, (seq) => Console.error(`objectlog: ${missing(seq)}`), { discard: true })
+  yield* Effect.forEach(absent, (seq) => complain(missing(seq)), { discard: true })
   const each = (letter: Letter) =>
     work(letter).pipe(
       Effect.tap(() => Effect.sync(() => worked++)),
       Effect.catch((error) => {
         failed++
-        return Console.error(`objectlog: dead letter ${letter.seq}: ${error.message}`)
+        return complain(`dead letter ${letter.seq}: ${error.message}`)
       }),
     )
   yield* found.pipe(Stream.mapEffect(each, { concurrency: workedAtOnce, unordered: true }), Stream.runDrain)
-  yield* Console.log(`${lettersText(worked)} ${done}`)
+  yield* printLine(`${lettersText(worked)} ${done}`)
   if (failed > 0) return yield* new LettersFailed({ failed, letters: worked + failed, done })
 })

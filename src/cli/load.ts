@@ -1,5 +1,5 @@
 /** `objectlog load`: sends appends at a rate, and proves by reading back that the service keeps its guarantees. */
-import { Console, Deferred, Duration, Effect, Exit, Option, type Scope, Stdio, Stream } from "effect"
+import { Deferred, Duration, Effect, Exit, Option, Result, type Scope, Stdio } from "effect"
 import { Command, Flag } from "effect/cli"
 import { randomInt } from "node:crypto"
 import { queriesPerMinute } from "../Config.ts"
@@ -10,8 +10,10 @@ import type { Size } from "../load/Texts.ts"
 import { LoadUnfinished, Violation } from "../load/Violation.ts"
 import { parseTimeout } from "./append.ts"
 import { ClientFailed } from "./Client.ts"
-import { endInOwnTime } from "./shutdown.ts"
+import { endInOwnTime, onSignal } from "./shutdown.ts"
+import { complain, print } from "./output.ts"
 import { serversFor } from "./servers.ts"
+import { jsonLine } from "./terminal.ts"
 
 const rateMax = 10_000_000
 const objectsMax = 1_000_000
@@ -20,6 +22,9 @@ const sizeMax = 64 * 1024 * 1024
 /** How often progress is shown. */
 const terminalMillis = 500
 const jsonMillis = 5_000
+
+/** Has a terminal write over the line of before. */
+const sameLine = "\r\u001b[2K"
 
 const number = (text: string, minimum: number, maximum: number): number | undefined => {
   const value = /^\d{1,12}(?:\.\d{1,6})?$/.test(text) ? Number(text) : Number.NaN
@@ -59,17 +64,18 @@ const newRun = (): string =>
     .padStart(6, "0")
 
 /** Sends, finishes, and prints meanwhile. A signal ends the sending; a second one ends the rest too. */
-const runAndReport = Effect.fnUntraced(function* (load: Load, terminal: boolean) {
-  const stdio = yield* Stdio.Stdio
-  const print = (text: string) => Effect.ignore(Stream.run(Stream.make(text), stdio.stdout()))
+const runAndReport = Effect.fnUntraced(function* (load: Load, style: "text" | "json", terminal: boolean) {
   const progress = Effect.suspend(() =>
     print(
-      terminal
-        ? `\r\u001b[2K${progressText(load.tally, load.phase(), load.elapsedMillis(), load.tally.recent).slice(0, (process.stdout.columns ?? 200) - 1)}`
+      style === "text"
+        ? `${sameLine}${progressText(load.tally, load.phase(), load.elapsedMillis(), load.tally.recent).slice(0, (process.stdout.columns ?? 200) - 1)}`
         : `${progressJson(load.tally, load.phase(), load.elapsedMillis())}\n`,
     ),
-  ).pipe(Effect.tap(() => Effect.sync(() => load.tally.recent.reset())))
-  yield* Effect.forkScoped(Effect.forever(Effect.delay(progress, terminal ? terminalMillis : jsonMillis)))
+  ).pipe(
+    Effect.ignore,
+    Effect.tap(() => Effect.sync(() => load.tally.recent.reset())),
+  )
+  yield* Effect.forkScoped(Effect.forever(Effect.delay(progress, style === "text" ? terminalMillis : jsonMillis)))
 
   return yield* Effect.uninterruptibleMask((restore) =>
     Effect.gen(function* () {
@@ -83,16 +89,19 @@ const runAndReport = Effect.fnUntraced(function* (load: Load, terminal: boolean)
         ...(error instanceof LoadUnfinished ? { failure: error.message } : {}),
         completelyRead: load.completelyRead(),
       }
-      yield* print(
-        terminal
-          ? `\r\u001b[2K${progressText(load.tally, error === undefined ? "ok" : "failed", load.elapsedMillis(), load.tally.latency)}\n`
-          : `${summaryJson(load.tally, load.elapsedMillis(), verdict)}\n`,
+      const printed = yield* Effect.result(
+        print(
+          style === "text"
+            ? `${sameLine}${progressText(load.tally, error === undefined ? "ok" : "failed", load.elapsedMillis(), load.tally.latency)}\n`
+            : `${jsonLine(summaryJson(load.tally, load.elapsedMillis(), verdict), terminal)}\n`,
+        ),
       )
       // The exit of an interrupted fiber is the interruption, whatever comes of this.
       if (interrupted && error !== undefined) {
         process.exitCode = 1
-        yield* Console.error(`objectlog: ${error.message}`)
+        yield* complain(error.message)
       }
+      if (Result.isFailure(printed) && Exit.isSuccess(exit)) return yield* printed.failure
       return yield* exit
     }),
   )
@@ -106,13 +115,13 @@ const finish = (load: Load): Effect.Effect<Exit.Exit<void, Violation | LoadUnfin
       const reason = "ended by a second signal: not everything that was sent is verified"
       Deferred.doneUnsafe(done, Exit.succeed(Exit.fail(new LoadUnfinished({ reason }))))
     }
-    process.once("SIGINT", stop).once("SIGTERM", stop)
+    const silence = onSignal(stop)
     yield* Effect.exit(load.finish).pipe(
       Effect.flatMap((exit) => Deferred.succeed(done, exit)),
       Effect.forkScoped,
     )
     const exit = yield* Deferred.await(done)
-    process.off("SIGINT", stop).off("SIGTERM", stop)
+    silence()
     return exit
   })
 
@@ -166,7 +175,8 @@ export const loadCommand = Command.make(
     const ratePerSecond = Option.getOrUndefined(given.rate) ?? (yield* queriesPerMinute) / 60
     const servers = yield* serversFor
     const stdio = yield* Stdio.Stdio
-    const terminal = !given.json && (yield* stdio.stdoutIsTerminal)
+    const terminal = yield* stdio.stdoutIsTerminal
+    const style = terminal && !given.json ? "text" : "json"
     const options: LoadOptions = {
       ...servers,
       run: newRun(),
@@ -177,12 +187,16 @@ export const loadCommand = Command.make(
       durationMillis: Option.getOrUndefined(Option.map(given.duration, Duration.toMillis)),
       verify,
       timeoutMillis: Duration.toMillis(timeout),
-      notice: (text) => Console.error(`${terminal ? "\r\u001b[2K" : ""}objectlog: ${text}`),
+      notice: (text) =>
+        (style === "text" ? Effect.ignore(print(sameLine)) : Effect.void).pipe(
+          Effect.andThen(complain(text)),
+          Effect.provideService(Stdio.Stdio, stdio),
+        ),
     }
     yield* Effect.scoped(
       Effect.gen(function* () {
         const load = yield* makeLoad(options)
-        yield* runAndReport(load, terminal)
+        yield* runAndReport(load, style, terminal)
       }),
     )
   }),

@@ -4,6 +4,7 @@
  */
 import { Cause, Context, Layer, Logger, References, Tracer } from "effect"
 import type { LogLevel, Settings } from "../Config.ts"
+import { messageLine, messageLines } from "./terminal.ts"
 
 interface Line {
   readonly timestamp: string
@@ -43,15 +44,16 @@ const line = ({ cause, date, fiber, logLevel, message }: Logger.Options<unknown>
 /** A JSON object on one line. */
 export const jsonLine: Logger.Logger<unknown, string> = Logger.make((options) => JSON.stringify(line(options), exact))
 
-/** For a person: time of day, level, message, and what else there is. */
+/** For a person on a terminal: time of day, level, message, and what else there is. */
 export const readableLine: Logger.Logger<unknown, string> = Logger.make((options) => {
   const { annotations = {}, cause, level, message, span_id, timestamp, trace_id } = line(options)
   const more = Object.entries({ ...annotations, ...(trace_id === undefined ? {} : { trace_id, span_id }) })
-  return [
+  const said = [
     `${timestamp.slice(11, 23)} ${level.padEnd(5)} ${message}`,
     ...more.map(([name, value]) => `${name}=${text(value)}`),
-    ...(cause === undefined ? [] : [`\n${cause}`]),
   ].join(" ")
+  // Both may cite what a server or a client sent.
+  return cause === undefined ? messageLine(said, true) : `${messageLine(said, true)} \n${messageLines(cause, true)}`
 })
 
 const minimum = { debug: "Debug", info: "Info", warn: "Warn", error: "Error", off: "None" } as const satisfies Record<

@@ -1,5 +1,5 @@
 /** `objectlog migrate`: creates and migrates the tables of all shards, as who owns them; workers then need fewer rights. */
-import { Console, Effect } from "effect"
+import { Effect } from "effect"
 import { Command } from "effect/cli"
 import { shards as readShards } from "../ConfigShards.ts"
 import { ConfigInvalid } from "../ConfigValue.ts"
@@ -8,6 +8,7 @@ import { HashRing } from "../placement/HashRing.ts"
 import { schemaVersion } from "../shard/migrations.ts"
 import { migrateShards } from "../shard/ShardPoolLive.ts"
 import { loggerLayer } from "./logging.ts"
+import { printLine } from "./output.ts"
 
 export const migrateCommand = Command.make(
   "migrate",
@@ -24,8 +25,7 @@ export const migrateCommand = Command.make(
       }
       const ring = yield* HashRing.make(shards)
       yield* migrateShards({ shards, placement: placementOf(ring.shards) })
-      for (const { name } of shards)
-        yield* Console.log(`${name}: tables of version ${schemaVersion}, placement recorded`)
+      for (const { name } of shards) yield* printLine(`${name}: tables of version ${schemaVersion}, placement recorded`)
     },
     Effect.provide(loggerLayer({ logLevel: "info" })),
   ),

@@ -1,8 +1,10 @@
 /** `objectlog query`: prints the log of an object. */
-import { Console, Effect, Option, Stdio, Stream } from "effect"
+import { Effect, Option, Stdio, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
-import { clientFor, idArgument, timeoutFlag, writeOut } from "./append.ts"
+import { clientFor, idArgument, timeoutFlag } from "./append.ts"
 import { Client, ClientFailed, type Entry } from "./Client.ts"
+import { printAll, tell } from "./output.ts"
+import { escapeLog, jsonLine } from "./terminal.ts"
 
 const isoTime =
   /^(\d{4})-(\d{2})(?:-(\d{2})(?:[T ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d{1,9})?)?(Z|[+-]\d{2}(?::?\d{2})?)?)?)?$/i
@@ -31,31 +33,13 @@ export const parseTime = (text: string): number | undefined => {
   return Number.isNaN(millis) || millis < 0 ? undefined : millis
 }
 
-const named: Readonly<Record<string, string>> = { "\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\" }
-
-const escapeCharacter = (character: string): string => {
-  const name = named[character]
-  if (name !== undefined) return name
-  const code = character.charCodeAt(0)
-  return code < 0x100 ? `\\x${code.toString(16).padStart(2, "0")}` : `\\u${code.toString(16).padStart(4, "0")}`
-}
-
-/** What could part lines or can't be written as UTF-8. */
-const ambiguous = /[\n\\]|\p{Cs}/gu
-/** That, and what a terminal would obey: control characters, and those that turn the direction of text. */
-const obeyed = /[\n\\]|\p{Cs}|\p{Cc}|[\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu
-
-/** A log text in one line: `\n` and `\\` are always escaped, for a terminal every control character. */
-export const escapeLog = (log: string, terminal: boolean): string =>
-  log.replace(terminal ? obeyed : ambiguous, escapeCharacter)
-
 /** One entry for a person. */
 export const entryText = (entry: Entry, terminal: boolean): string =>
   `${new Date(entry.timestamp).toISOString()}  ${escapeLog(entry.log, terminal)}\n`
 
 /** One entry as a line of JSON. */
-export const entryJson = (entry: Entry): string =>
-  `${JSON.stringify({ position: entry.position, seq: entry.seq, timestamp: entry.timestamp, log: entry.log })}\n`
+export const entryJson = ({ log, position, seq, timestamp }: Entry, terminal: boolean): string =>
+  `${jsonLine(JSON.stringify({ position, seq, timestamp, log }), terminal)}\n`
 
 const timeFlag = (name: string, description: string) =>
   Flag.String(name).pipe(
@@ -119,17 +103,17 @@ export const queryCommand = Command.make(
     let next: string | undefined
     yield* Effect.gen(function* () {
       const client = yield* Client
-      yield* writeOut(
+      yield* printAll(
         client.query(read).pipe(
           Stream.map((page) => {
             next = page.next
-            return page.entries.map((entry) => (json ? entryJson(entry) : entryText(entry, terminal))).join("")
+            return page.entries.map((entry) => (json ? entryJson : entryText)(entry, terminal)).join("")
           }),
           Stream.filter((text) => text !== ""),
         ),
       )
     }).pipe(Effect.provide(layer))
-    if (next !== undefined) yield* Console.error(`more: --after ${next}`)
+    if (next !== undefined) yield* tell(`more: --after ${next}`)
   }),
 ).pipe(
   Command.withDescription("Print the log of an object"),

@@ -1,10 +1,11 @@
 /** `objectlog replay`: after a database was restored from a backup, stores again what the broker still holds. */
 import { jetstreamManager } from "@nats-io/jetstream"
-import { Console, Effect, Redacted } from "effect"
+import { Effect, Redacted } from "effect"
 import { Command } from "effect/cli"
 import { attempt } from "../broker/provision.ts"
 import { replay } from "../broker/replay.ts"
 import { connected } from "./Client.ts"
+import { printLine } from "./output.ts"
 import { serversFor } from "./servers.ts"
 
 export const replayCommand = Command.make(
@@ -15,13 +16,13 @@ export const replayCommand = Command.make(
     const { connection } = yield* connected(Redacted.value(servers))
     const jsm = yield* attempt("JetStream", () => jetstreamManager(connection))
     for (const { messages, since, stream } of yield* replay(jsm, logsTopic)) {
-      yield* Console.log(
+      yield* printLine(
         since === undefined
           ? `${stream}: nothing is left there`
           : `${stream}: ${messages} ${messages === 1 ? "request" : "requests"} since ${since.toISOString()} will be delivered again`,
       )
     }
-    yield* Console.log("What is stored already is found and not stored twice; its events are published again.")
+    yield* printLine("What is stored already is found and not stored twice; its events are published again.")
   }, Effect.scoped),
 ).pipe(
   Command.withDescription(

@@ -2,11 +2,27 @@
 import { Config, Effect, FileSystem, Option, Redacted, Result, Schema } from "effect"
 import { readServers } from "../broker/connectionOptions.ts"
 import { ConfigInvalid, natsUrl } from "../Config.ts"
+import { hasPrograms } from "../embedded/postgresPrograms.ts"
 
 /** Neither `NATS_URL` nor a running embedded server says where to connect to. */
-export class NoServer extends Schema.TaggedError<NoServer>()("NoServer", { dataDir: Schema.String }) {
+export class NoServer extends Schema.TaggedError<NoServer>()("NoServer", {
+  dataDir: Schema.String,
+  /** Not in an image, for example, which leaves the programs out. */
+  couldRun: Schema.Boolean,
+}) {
   override get message(): string {
-    return `NATS_URL is not set and no embedded server runs in ${this.dataDir}: start one with npm start, or set NATS_URL`
+    return this.couldRun
+      ? `NATS_URL is not set and no embedded server runs in ${this.dataDir}: start one with npm start, or set NATS_URL`
+      : "NATS_URL is not set: set it to the address of the broker, such as nats://host:4222"
+  }
+}
+
+/** An embedded server runs, of whose address this user can't read the credentials. */
+export class ServerOfAnother extends Schema.TaggedError<ServerOfAnother>()("ServerOfAnother", {
+  dataDir: Schema.String,
+}) {
+  override get message(): string {
+    return `the embedded server in ${this.dataDir} belongs to another user: set NATS_URL to what \`objectlog url\` prints for that one`
   }
 }
 
@@ -49,10 +65,18 @@ const isAlive = (pid: number): boolean => {
   }
 }
 
-/** The running embedded server of a data folder; a record of a process that is gone counts as none. */
-const embedded = Effect.fnUntraced(function* (dataDir: string) {
+/** The address of the embedded server that runs in `DATA_DIR`; a record of a process that is gone counts as none. */
+export const embeddedServer = Effect.gen(function* () {
   const fs = yield* FileSystem.FileSystem
-  const text = yield* fs.readFileString(`${dataDir}/running.json`).pipe(Effect.option)
+  const dataDir = (yield* given("DATA_DIR")) ?? ".objectlog"
+  const text = yield* fs.readFileString(`${dataDir}/running.json`).pipe(
+    Effect.catchIf(
+      (error) => error.reason._tag === "PermissionDenied",
+      () => Effect.fail(new ServerOfAnother({ dataDir })),
+    ),
+    Effect.catchTag("PlatformError", () => Effect.succeed(undefined)),
+    Effect.map(Option.fromUndefinedOr),
+  )
   const running = Option.flatMap(text, decodeRunning)
   if (
     Option.isNone(running) ||
@@ -60,19 +84,21 @@ const embedded = Effect.fnUntraced(function* (dataDir: string) {
     !isAlive(running.value.pid) ||
     Result.isFailure(readServers(running.value.nats))
   ) {
-    return yield* new NoServer({ dataDir })
+    return yield* new NoServer({ dataDir, couldRun: yield* hasPrograms })
   }
   return Redacted.make(running.value.nats)
 })
 
 /** `NATS_URL`, else the running embedded server of `DATA_DIR`. Reads no setting that concerns a database. */
-export const serversFor: Effect.Effect<ClientServers, ConfigInvalid | NoServer, FileSystem.FileSystem> = Effect.gen(
-  function* () {
-    const logsTopic = yield* topic("NATS_LOGS_TOPIC", "logs")
-    const queryTopic = yield* topic("NATS_QUERY_TOPIC", "query")
-    const responseTopic = yield* topic("NATS_RESPONSE_TOPIC", "response")
-    const deadTopic = yield* topic("NATS_DEAD_TOPIC", "dead")
-    const servers = (yield* natsUrl) ?? (yield* embedded((yield* given("DATA_DIR")) ?? ".objectlog"))
-    return { servers, logsTopic, queryTopic, responseTopic, deadTopic }
-  },
-)
+export const serversFor: Effect.Effect<
+  ClientServers,
+  ConfigInvalid | NoServer | ServerOfAnother,
+  FileSystem.FileSystem
+> = Effect.gen(function* () {
+  const logsTopic = yield* topic("NATS_LOGS_TOPIC", "logs")
+  const queryTopic = yield* topic("NATS_QUERY_TOPIC", "query")
+  const responseTopic = yield* topic("NATS_RESPONSE_TOPIC", "response")
+  const deadTopic = yield* topic("NATS_DEAD_TOPIC", "dead")
+  const servers = (yield* natsUrl) ?? (yield* embeddedServer)
+  return { servers, logsTopic, queryTopic, responseTopic, deadTopic }
+})

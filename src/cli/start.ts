@@ -1,12 +1,16 @@
 /** `objectlog start`: embedded servers where none are given, and a worker on them. */
-import { Console, Effect, FileSystem, Layer, Path, Redacted } from "effect"
+import { Effect, FileSystem, Layer, Path, Redacted } from "effect"
 import { Command } from "effect/cli"
 import { settings as readSettings, type Settings } from "../Config.ts"
+import { unusable } from "../embedded/dataFolder.ts"
 import { NatsServer } from "../embedded/NatsServer.ts"
 import { PostgresServers } from "../embedded/PostgresServers.ts"
+import { writePrivate } from "../embedded/privateFile.ts"
 import { claimFolder } from "../embedded/reaper.ts"
 import type { ShardSettings } from "../shard/connectSession.ts"
 import { loggerLayer } from "./logging.ts"
+import { announce } from "./output.ts"
+import { failInTime } from "./shutdown.ts"
 import { serve } from "./worker.ts"
 
 /** What the embedded servers try first. PostgreSQL stays away from the usual port, where a system's server may sit. */
@@ -14,53 +18,67 @@ const natsPort = 4222
 const postgresPort = 54_320
 const shardNames = ["shard-a", "shard-b"]
 
+const hints = [
+  "",
+  "Try, in another terminal:",
+  '  npm run -s objectlog -- append 42 "disk 3 replaced"',
+  "  npm run -s objectlog -- query 42",
+  "  export NATS_URL=$(npm run -s objectlog url)     # for any other client, such as the nats command",
+  "Ctrl-C stops everything.",
+]
+
 const embeddedNats = Effect.fnUntraced(function* (dataDir: string) {
   const path = yield* Path.Path
   const context = yield* Layer.build(NatsServer.layer({ dataDir: path.join(dataDir, "nats"), port: natsPort }))
-  const { port, url } = yield* Effect.provideContext(NatsServer, context)
-  yield* Console.log(`nats-server   ${url}${port === natsPort ? "" : `   (port ${natsPort} was taken)`}`)
-  return Redacted.make(url)
+  const { control, port, url } = yield* Effect.provideContext(NatsServer, context)
+  yield* announce(`nats-server   ${url}${port === natsPort ? "" : `   (port ${natsPort} was taken)`}`)
+  return { nats: Redacted.make(url), lost: [control.lost] }
 })
 
 const embeddedShards = Effect.fnUntraced(function* (dataDir: string) {
   const context = yield* Layer.build(PostgresServers.layer({ dataDir, shards: shardNames, port: postgresPort }))
   const { shards } = yield* Effect.provideContext(PostgresServers, context)
   yield* Effect.forEach(shards, ({ host, name, port, user }, index) =>
-    Console.log(
+    announce(
       `PostgreSQL    postgres://${user}@${host}:${port}/objectlog   ${name}${port === postgresPort + index ? "" : `   (port ${postgresPort + index} was taken)`}`,
     ),
   )
-  return shards.map((shard): ShardSettings => ({ ...shard, weight: 1 }))
+  return {
+    shards: shards.map((shard): ShardSettings => ({ ...shard, weight: 1 })),
+    lost: shards.map(({ control }) => control.lost),
+  }
 })
 
 const start = Effect.fnUntraced(function* (settings: Settings) {
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
   const dataDir = path.resolve(settings.dataDir)
-  yield* fs.makeDirectory(dataDir, { recursive: true })
-  yield* claimFolder(dataDir, "objectlog")
-  const [nats, shards] = yield* Effect.all(
+  yield* Effect.catchTag(claimFolder(dataDir, "objectlog"), "PlatformError", unusable(dataDir))
+  const [broker, databases] = yield* Effect.all(
     [
-      settings.natsUrl === undefined ? embeddedNats(dataDir) : Effect.succeed(settings.natsUrl),
-      settings.shards === undefined ? embeddedShards(dataDir) : Effect.succeed(settings.shards),
+      settings.natsUrl === undefined ? embeddedNats(dataDir) : Effect.succeed({ nats: settings.natsUrl, lost: [] }),
+      settings.shards === undefined ? embeddedShards(dataDir) : Effect.succeed({ shards: settings.shards, lost: [] }),
     ],
     { concurrency: 2 },
+  )
+  const { nats } = broker
+  const { shards } = databases
+  // A worker whose own server is gone for good would wait for it for ever.
+  const anyLost = Effect.raceAllFirst([Effect.never, ...broker.lost, ...databases.lost]).pipe(
+    Effect.tapError((error) => Effect.sync(() => failInTime(error.message))),
   )
   const running = path.join(dataDir, "running.json")
   yield* serve(
     settings,
     { nats, shards },
-    Effect.fnUntraced(function* (metricsPort) {
+    Effect.fnUntraced(function* (metrics) {
       if (settings.natsUrl === undefined) {
-        yield* fs.writeFileString(running, JSON.stringify({ nats: Redacted.value(nats), pid: process.pid }))
+        yield* writePrivate(running, JSON.stringify({ nats: Redacted.value(nats), pid: process.pid }))
       }
-      yield* Console.log(`worker        ready; http://127.0.0.1:${metricsPort}/readyz   data in ${settings.dataDir}`)
-      yield* Console.log(`\nTry, in another terminal:
-  npm run -s objectlog -- append 42 "disk 3 replaced"
-  npm run -s objectlog -- query 42
-Ctrl-C stops everything.`)
+      yield* announce(`worker        ready; http://${metrics}/readyz   data in ${settings.dataDir}`)
+      yield* Effect.forEach(hints, announce)
     }),
-  ).pipe(Effect.ensuring(Effect.ignore(fs.remove(running))))
+  ).pipe(Effect.raceFirst(anyLost), Effect.ensuring(Effect.ignore(fs.remove(running))))
 }, Effect.scoped)
 
 export const startCommand = Command.make(

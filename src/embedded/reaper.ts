@@ -8,6 +8,7 @@ import { Effect, FileSystem, Path, Schema } from "effect"
 import { execFile } from "node:child_process"
 import { randomUUID } from "node:crypto"
 import { readFile } from "node:fs/promises"
+import { ownFolder } from "./dataFolder.ts"
 
 /** Another process that is alive serves this data. */
 export class FolderInUse extends Schema.TaggedError<FolderInUse>()("FolderInUse", {
@@ -64,12 +65,14 @@ const holderOf = (text: string) => {
 }
 
 /**
- * Claims `folder` for one kind of server until the scope closes; fails when a living process holds it. The claim of a
- * process that is gone, or whose pid now belongs to another one, is void.
+ * Claims `folder` for one kind of server until the scope closes, and makes it where it is missing; fails when a living
+ * process holds it, or somebody else has made it for us. The claim of a process that is gone, or whose pid now belongs to
+ * another one, is void.
  */
 export const claimFolder = Effect.fnUntraced(function* (folder: string, kind: string) {
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
+  yield* ownFolder(folder)
   const file = path.join(folder, `${kind}.owner`)
   const own = `${file}.${randomUUID()}`
   const self = yield* inspect(process.pid)

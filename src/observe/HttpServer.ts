@@ -37,12 +37,12 @@ const routes = HttpRouter.use(
   }),
 )
 
-/** Serves on all addresses; `PortTaken` when the port can't be had. */
-export const layer = (port: number) =>
+/** Serves on one address, or on all with 0.0.0.0 or ::. `PortTaken` when the port can't be had. */
+export const layer = (host: string, port: number) =>
   HttpRouter.serve(Layer.mergeAll(routes, PrometheusMetrics.layerHttp()), {
     disableLogger: true,
     disableListenLog: true,
   }).pipe(
-    Layer.provide(NodeHttpServer.layer(createServer, { port, gracefulShutdownTimeout: "2 seconds" })),
+    Layer.provide(NodeHttpServer.layer(createServer, { host, port, gracefulShutdownTimeout: "2 seconds" })),
     Layer.catchTag("ServeError", ({ cause }) => Layer.effectDiscard(Effect.fail(new PortTaken({ port, cause })))),
   )

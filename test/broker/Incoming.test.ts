@@ -1,13 +1,14 @@
 /** What Incoming reads is what the client library reads, wherever the socket cuts it, also after a reconnect. */
 import { assert, describe, it, layer } from "@effect/vitest"
 import { Kind, Parser, type ParserEvent } from "@nats-io/nats-core/internal"
-import { connect, createInbox, headers, type NatsConnection, type Subscription } from "@nats-io/transport-node"
+import { createInbox, headers, type NatsConnection, type Subscription } from "@nats-io/transport-node"
 import { Arbitrary, Effect } from "effect"
 import { Buffer } from "node:buffer"
 import { Incoming } from "../../src/broker/Incoming.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import * as draw from "../domain/arbitraries.ts"
 import { TestNats } from "../embedded/testServers.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 
 interface Received {
   readonly kind: Kind
@@ -152,6 +153,6 @@ layer(TestNats.layer, { excludeTestServices: true })("Incoming", (it) => {
 
 const connected = (servers: string) =>
   Effect.acquireRelease(
-    Effect.promise(() => connect({ servers, reconnectTimeWait: 10 })),
+    Effect.promise(() => connectTo(servers, { reconnectTimeWait: 10 })),
     (connection) => Effect.promise(() => connection.close()),
   )

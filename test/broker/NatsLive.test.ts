@@ -1,6 +1,6 @@
 /** The live broker on a real nats-server: the contract, and what only a real server can do. */
 import { jetstream, jetstreamManager, RetentionPolicy } from "@nats-io/jetstream"
-import { connect, headers, type NatsConnection } from "@nats-io/transport-node"
+import { headers, type NatsConnection } from "@nats-io/transport-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Schedule, Stream } from "effect"
 import { connect as netConnect } from "node:net"
@@ -11,6 +11,7 @@ import { retryMessage } from "../../src/broker/setAside.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { TestNats } from "../embedded/testServers.ts"
 import { brokerContract, type BrokerProbe } from "./brokerContract.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 
 const live = Layer.unwrap(
   Effect.map(NatsServer, ({ url }) =>
@@ -28,7 +29,7 @@ const live = Layer.unwrap(
 
 const client = Effect.flatMap(NatsServer, ({ url }) =>
   Effect.acquireRelease(
-    Effect.promise(() => connect({ servers: url, maxReconnectAttempts: -1 })),
+    Effect.promise(() => connectTo(url, { maxReconnectAttempts: -1 })),
     (connection) => Effect.promise(() => connection.close()),
   ),
 )
@@ -224,14 +225,15 @@ describe("NatsLive", () => {
   it.live("a header that the client library refuses to read stops nobody", () =>
     onServer(
       Effect.gen(function* () {
-        const { port } = yield* NatsServer
+        const { port, url } = yield* NatsServer
+        const { password: pass, username: user } = new URL(url)
         const broker = yield* Broker
         const block = "NATS/1.0\r\nbad name\u0001: x\r\nNats-Msg-Id: m1\r\nnats-msg-id: m2\r\n\r\n"
         yield* Effect.callback<void>((resume) => {
           const size = Buffer.byteLength(block)
           const socket = netConnect(port, "127.0.0.1", () => {
             socket.end(
-              `CONNECT {"verbose":false,"headers":true}\r\nHPUB logs ${size} ${size + 4}\r\n${block}body\r\nPING\r\n`,
+              `CONNECT ${JSON.stringify({ verbose: false, headers: true, user, pass })}\r\nHPUB logs ${size} ${size + 4}\r\n${block}body\r\nPING\r\n`,
             )
           })
           socket.on("data", () => undefined)
@@ -244,9 +246,8 @@ describe("NatsLive", () => {
         assert.strictEqual(Buffer.from(odd!.payload).toString(), "body")
         yield* broker.deadLetter(odd!, { code: "invalid_json", message: "no" })
         odd!.ack()
-        const { url } = yield* NatsServer
         const count = yield* Effect.promise(async () => {
-          const connection = await connect({ servers: url })
+          const connection = await connectTo(url)
           const jsm = await jetstreamManager(connection)
           const info = await jsm.streams.info("objectlog_dead")
           await connection.close()

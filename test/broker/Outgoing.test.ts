@@ -1,15 +1,16 @@
 /** What Outgoing writes reaches a server as the client library's own messages would: byte for byte, and in order with them. */
 import { assert, layer } from "@effect/vitest"
-import { connect, createInbox, type Msg } from "@nats-io/transport-node"
+import { createInbox, type Msg } from "@nats-io/transport-node"
 import { Effect } from "effect"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { blockText, type HeaderBlock, headerText } from "../../src/broker/headers.ts"
 import { Outgoing } from "../../src/broker/Outgoing.ts"
 import { TestNats } from "../embedded/testServers.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 
 const connected = Effect.flatMap(NatsServer, (nats) =>
   Effect.acquireRelease(
-    Effect.promise(() => connect({ servers: nats.url })),
+    Effect.promise(() => connectTo(nats.url)),
     (connection) => Effect.promise(() => connection.close()),
   ),
 )

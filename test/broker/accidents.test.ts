@@ -1,6 +1,5 @@
 /** Streams and consumers that are deleted, emptied, changed or restarted under a running broker service, on a real server. */
 import { AckPolicy, DeliverPolicy, jetstream, type JetStreamManager, jetstreamManager } from "@nats-io/jetstream"
-import { connect } from "@nats-io/transport-node"
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, FileSystem, Layer, Logger, Queue, Schedule, Stream } from "effect"
@@ -8,6 +7,7 @@ import { Broker, type Delivery } from "../../src/broker/Broker.ts"
 import { NatsLive } from "../../src/broker/NatsLive.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { basePort, temporary } from "../embedded/testServers.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 
 const settings = {
   logsTopic: "logs",
@@ -35,7 +35,7 @@ const withBroker = <A, E>(
     yield* Effect.gen(function* () {
       const { url } = yield* NatsServer
       const connection = yield* Effect.acquireRelease(
-        Effect.promise(() => connect({ servers: url, maxReconnectAttempts: -1, reconnectTimeWait: 100 })),
+        Effect.promise(() => connectTo(url, { maxReconnectAttempts: -1, reconnectTimeWait: 100 })),
         (open) => Effect.promise(() => open.close()),
       )
       const jsm = yield* Effect.promise(() => jetstreamManager(connection, { checkAPI: false }))

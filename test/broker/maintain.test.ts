@@ -1,11 +1,11 @@
 /** What the upkeep of the streams may not touch, on a real nats-server. */
 import { AckPolicy, jetstream, jetstreamManager } from "@nats-io/jetstream"
-import { connect } from "@nats-io/transport-node"
 import { assert, layer } from "@effect/vitest"
 import { Effect } from "effect"
 import { maintain } from "../../src/broker/maintain.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { TestNats } from "../embedded/testServers.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 
 const streams = { logs: "objectlog_logs", query: "objectlog_query", parked: "objectlog_logs_parked" }
 const lost = "logs_parked.appends.a"
@@ -18,7 +18,7 @@ layer(TestNats.layer, { excludeTestServices: true, timeout: "30 seconds" })("upk
       Effect.gen(function* () {
         const { url } = yield* NatsServer
         const connection = yield* Effect.acquireRelease(
-          Effect.promise(() => connect({ servers: url })),
+          Effect.promise(() => connectTo(url)),
           (open) => Effect.promise(() => open.close()),
         )
         const jsm = yield* Effect.promise(() => jetstreamManager(connection))

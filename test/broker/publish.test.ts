@@ -1,6 +1,6 @@
 /** Confirmations are counted, so each has to be counted once. */
 import { assert, layer } from "@effect/vitest"
-import { connect, createInbox } from "@nats-io/transport-node"
+import { createInbox } from "@nats-io/transport-node"
 import { Effect } from "effect"
 import { ConnectionState } from "../../src/broker/connection.ts"
 import { blockText } from "../../src/broker/headers.ts"
@@ -9,10 +9,11 @@ import { Outgoing } from "../../src/broker/Outgoing.ts"
 import { makePublisher, publishMade } from "../../src/broker/publish.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { TestNats } from "../embedded/testServers.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 
 const connected = Effect.flatMap(NatsServer, ({ url }) =>
   Effect.acquireRelease(
-    Effect.promise(() => connect({ servers: url })),
+    Effect.promise(() => connectTo(url)),
     (connection) => Effect.promise(() => connection.close()),
   ),
 )

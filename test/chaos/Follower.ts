@@ -1,7 +1,7 @@
 /** Follows a stream from its beginning, through every outage of the broker: each message once, in its order. */
 import { DeliverPolicy, jetstream, jetstreamManager } from "@nats-io/jetstream"
-import { connect } from "@nats-io/transport-node"
 import { Effect, Schedule, type Scope } from "effect"
+import { connectTo } from "../embedded/connectTo.ts"
 
 export interface Message {
   readonly seq: number
@@ -30,7 +30,7 @@ export const follow = Effect.fnUntraced(function* (
   handle: (message: Message) => void,
 ): Effect.fn.Return<Follower, never, Scope.Scope> {
   const connection = yield* Effect.acquireRelease(
-    Effect.promise(() => connect({ servers: servers.split(","), maxReconnectAttempts: -1, reconnectTimeWait: 100 })),
+    Effect.promise(() => connectTo(servers, { maxReconnectAttempts: -1, reconnectTimeWait: 100 })),
     (open) => Effect.promise(() => open.close()),
   )
   let last = 0

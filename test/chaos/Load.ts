@@ -1,6 +1,6 @@
 /** A constant load of core publishes, and the delay of each from its publish to its event. */
-import { connect } from "@nats-io/transport-node"
 import { Effect, type Scope } from "effect"
+import { connectTo } from "../embedded/connectTo.ts"
 
 /** What happened to one group of appends in a stretch of time. */
 export interface Stretch {
@@ -34,7 +34,7 @@ export const startLoad = Effect.fnUntraced(function* (options: {
 }): Effect.fn.Return<Load, never, Scope.Scope> {
   const { groupOf, groups, ids, most } = options
   const connection = yield* Effect.acquireRelease(
-    Effect.promise(() => connect({ servers: options.servers.split(","), maxReconnectAttempts: -1 })),
+    Effect.promise(() => connectTo(options.servers, { maxReconnectAttempts: -1 })),
     (open) => Effect.promise(() => open.close()),
   )
   const log = JSON.stringify(options.text)

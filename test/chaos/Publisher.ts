@@ -7,12 +7,13 @@
  * unknown for ever.
  */
 import { jetstream } from "@nats-io/jetstream"
-import { connect, headers } from "@nats-io/transport-node"
+import { headers } from "@nats-io/transport-node"
 import { Effect, Latch, type Scope } from "effect"
 import { setTimeout as pause } from "node:timers/promises"
 import type { Append, Ledger, ObjectRecord } from "./Ledger.ts"
 import { textOf } from "./Ledger.ts"
 import { Randomness } from "./Randomness.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 
 export interface PublisherOptions {
   readonly servers: string
@@ -50,9 +51,7 @@ export const startPublisher = Effect.fnUntraced(function* (
 ): Effect.fn.Return<Publisher, never, Scope.Scope> {
   const random = new Randomness(options.seed ^ 0x5eed)
   const connection = yield* Effect.acquireRelease(
-    Effect.promise(() =>
-      connect({ servers: options.servers.split(","), maxReconnectAttempts: -1, reconnectTimeWait: 100 }),
-    ),
+    Effect.promise(() => connectTo(options.servers, { maxReconnectAttempts: -1, reconnectTimeWait: 100 })),
     (open) => Effect.promise(() => open.close()),
   )
   const js = jetstream(connection)

@@ -1,8 +1,9 @@
 /** Reads through the service: during the run, to see that nothing acknowledged is ever missing, and at its end. */
-import { connect, type NatsConnection } from "@nats-io/transport-node"
+import type { NatsConnection } from "@nats-io/transport-node"
 import { Effect, type Scope } from "effect"
 import { type Append, type Ledger, type ObjectRecord, placeOf } from "./Ledger.ts"
 import { Randomness } from "./Randomness.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 
 export interface ReadEntry {
   readonly position: number
@@ -65,7 +66,7 @@ export const read = (
 
 export const makeReadConnection = (servers: string) =>
   Effect.acquireRelease(
-    Effect.promise(() => connect({ servers: servers.split(","), maxReconnectAttempts: -1, reconnectTimeWait: 100 })),
+    Effect.promise(() => connectTo(servers, { maxReconnectAttempts: -1, reconnectTimeWait: 100 })),
     (open) => Effect.promise(() => open.close()),
   )
 

@@ -6,9 +6,11 @@ import { Context, Effect, FileSystem, Layer, Path, Schedule } from "effect"
 import { freePort } from "../../src/embedded/freePort.ts"
 import { findNatsServer } from "../../src/embedded/natsBinary.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
-import { type ServerControl, ServerFailed, startServer } from "../../src/embedded/serverProcess.ts"
+import { ServerFailed } from "../../src/embedded/serverProcess.ts"
+import { type ServerControl, startServer } from "../../src/embedded/supervisor.ts"
 import { temporary } from "../embedded/testServers.ts"
 import { ports } from "./ports.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 
 export interface BrokerNode {
   readonly name: string
@@ -48,7 +50,7 @@ const answers = (port: number): Effect.Effect<boolean> =>
 
 const hasLeader = (urls: string): Effect.Effect<boolean> =>
   Effect.promise(async () => {
-    const connection = await connect({ servers: urls.split(","), timeout: 1_000 })
+    const connection = await connectTo(urls, { timeout: 1_000 })
     try {
       const manager = await jetstreamManager(connection, { checkAPI: false, timeout: 1_000 })
       await manager.getAccountInfo()
@@ -92,8 +94,7 @@ const cluster = Effect.gen(function* () {
       stopSignal: "SIGTERM",
       ready: () => answers(port),
     })
-    const start = Effect.andThen(control.stop("SIGKILL"), control.start)
-    return { name, port, logFile, control: { ...control, start } }
+    return { name, port, logFile, control }
   })
   const nodes = yield* Effect.forEach(listen.keys(), startNode, { concurrency: "unbounded" })
   const urls = nodes.map(({ port }) => `nats://${host}:${port}`).join(",")

@@ -49,7 +49,10 @@ const makeWorker = Effect.fnUntraced(function* (
   const env = {
     PATH: process.env["PATH"],
     HOME: process.env["HOME"],
-    NATS_URL: brokerLinks.map(({ port }) => `nats://127.0.0.1:${port}`).join(","),
+    NATS_URL: broker.urls
+      .split(",")
+      .map((url, i) => Object.assign(new URL(url), { port: String(brokerLinks[i]!.port) }).href)
+      .join(","),
     NATS_STREAM_REPLICAS: String(broker.replicas),
     METRICS_PORT: String(ports.metrics + index),
     POSTGRES_IPS: shards

@@ -3,7 +3,6 @@
  * all that was stored is checked against all that was sent.
  */
 import { type JetStreamManager, jetstreamManager } from "@nats-io/jetstream"
-import { connect } from "@nats-io/transport-node"
 import { Effect, Schedule } from "effect"
 import { appendFileSync, copyFileSync, existsSync, mkdirSync, rmSync } from "node:fs"
 import { basename, join } from "node:path"
@@ -27,6 +26,7 @@ import { makeStorm, type Storm, type Struck } from "./Storm.ts"
 import { TestBroker } from "./TestBroker.ts"
 import { TestShards } from "./TestShards.ts"
 import { startWorkers, type Worker } from "./Workers.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 
 /** What a run's faults are made with. */
 export interface FaultTools {
@@ -107,7 +107,7 @@ const noteEvent = (ledger: Ledger, message: Message): void => {
 /** Asks the broker for something until it answers. */
 const ask = <A>(urls: string, run: (manager: JetStreamManager) => Promise<A>) =>
   Effect.tryPromise(async () => {
-    const connection = await connect({ servers: urls.split(","), timeout: 2_000 })
+    const connection = await connectTo(urls, { timeout: 2_000 })
     try {
       return await run(await jetstreamManager(connection, { checkAPI: false, timeout: 3_000 }))
     } finally {

@@ -1,6 +1,5 @@
 /** Every kind of fault: what it strikes, for how long, how it begins and how it ends. */
 import { jetstreamManager } from "@nats-io/jetstream"
-import { connect } from "@nats-io/transport-node"
 import { Effect, Schedule } from "effect"
 import type { Randomness } from "./Randomness.ts"
 import type { LinkState, TcpProxy } from "./TcpProxy.ts"
@@ -8,6 +7,7 @@ import type { BrokerNode, TestBroker } from "./TestBroker.ts"
 import { onShard } from "../embedded/onShard.ts"
 import type { TestShards } from "./TestShards.ts"
 import type { Worker } from "./Workers.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 
 /** What faults strike. */
 export interface Targets {
@@ -107,7 +107,7 @@ const killNode = (targets: Targets, kind: Kind, millis: number, node: () => Effe
 /** Where the intake stream, or its consumer, is led now; some node while nobody knows. */
 const leaderNode = (targets: Targets, of: "stream" | "consumer"): Effect.Effect<BrokerNode> =>
   Effect.tryPromise(async () => {
-    const connection = await connect({ servers: targets.broker.urls.split(","), timeout: 2_000 })
+    const connection = await connectTo(targets.broker.urls, { timeout: 2_000 })
     try {
       const manager = await jetstreamManager(connection, { checkAPI: false, timeout: 2_000 })
       const info =

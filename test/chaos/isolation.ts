@@ -3,7 +3,6 @@
  * of the load of four workers.
  */
 import { jetstreamManager } from "@nats-io/jetstream"
-import { connect } from "@nats-io/transport-node"
 import { Effect, Schedule } from "effect"
 import { mkdirSync, readFileSync, rmSync } from "node:fs"
 import { type Load, startLoad, type Stretch } from "./Load.ts"
@@ -12,6 +11,7 @@ import { TestBroker } from "./TestBroker.ts"
 import { onShard } from "../embedded/onShard.ts"
 import { TestShards } from "./TestShards.ts"
 import { startWorkers, type Worker } from "./Workers.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 
 export interface IsolationOptions {
   readonly seed: number
@@ -51,7 +51,7 @@ const residentMegabytes = (worker: Worker): number => {
 /** Follows what must not grow, every second: the workers' memory, and what is under way in the intake. */
 const watch = Effect.fnUntraced(function* (urls: string, workers: ReadonlyArray<Worker>) {
   const connection = yield* Effect.acquireRelease(
-    Effect.promise(() => connect({ servers: urls.split(",") })),
+    Effect.promise(() => connectTo(urls)),
     (open) => Effect.promise(() => open.close()),
   )
   const manager = yield* Effect.promise(() => jetstreamManager(connection))

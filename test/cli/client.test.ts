@@ -2,22 +2,37 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { jetstreamManager } from "@nats-io/jetstream"
-import { connect, type NatsConnection } from "@nats-io/transport-node"
-import { ConfigProvider, Duration, Effect, Layer, Result, Schema, Sink, Stdio, Stream } from "effect"
+import type { NatsConnection } from "@nats-io/transport-node"
+import {
+  ConfigProvider,
+  Duration,
+  Effect,
+  FileSystem,
+  Layer,
+  PlatformError,
+  Result,
+  Schema,
+  Sink,
+  Stdio,
+  Stream,
+} from "effect"
 import { Command } from "effect/cli"
 import { TestConsole } from "effect/testing"
 import { Buffer } from "node:buffer"
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { appendCommand, lines, parseTimeout } from "../../src/cli/append.ts"
+import { appendCommand, parseTimeout } from "../../src/cli/append.ts"
 import { Client, type Entry, orderOf, PageMerge } from "../../src/cli/Client.ts"
-import { entryText, escapeLog, parseTime, queryCommand } from "../../src/cli/query.ts"
+import { lines } from "../../src/cli/input.ts"
+import { entryText, parseTime, queryCommand } from "../../src/cli/query.ts"
 import { serversFor } from "../../src/cli/servers.ts"
+import { escapeLog } from "../../src/cli/terminal.ts"
 import * as ObjectId from "../../src/domain/ObjectId.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { ConfiguredNats } from "../embedded/ConfiguredNats.ts"
 import { TestNats } from "../embedded/testServers.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 
 const largest = ObjectId.fromDecimal("18446744073709551615")!
 
@@ -159,6 +174,20 @@ describe("serversFor", () => {
       assert.strictEqual((yield* resolve({ DATA_DIR: folder })).logsTopic, "logs")
       record(0x7fff_fffe)
       assert.include((yield* Effect.flip(resolve({ DATA_DIR: folder }))).message, folder)
+      const unreadable = FileSystem.layerNoop({
+        readFileString: (path) =>
+          Effect.fail(
+            PlatformError.systemError({
+              _tag: "PermissionDenied",
+              module: "FileSystem",
+              method: "x",
+              pathOrDescriptor: path,
+            }),
+          ),
+      })
+      const environment = ConfigProvider.layer(ConfigProvider.fromEnv({ env: { DATA_DIR: folder } }))
+      const another = yield* serversFor.pipe(Effect.provide(Layer.merge(unreadable, environment)), Effect.flip)
+      assert.include(another.message, `the embedded server in ${folder} belongs to another user: set NATS_URL`)
       assert.include(
         (yield* Effect.flip(resolve({ NATS_URL: "x", NATS_QUERY_TOPIC: "a b" }))).message,
         "NATS_QUERY_TOPIC",
@@ -192,7 +221,7 @@ const withWorker = Effect.fnUntraced(function* (
   const number = topics++
   const [logsTopic, queryTopic] = [`logs${number}`, `query${number}`]
   const connection: NatsConnection = yield* Effect.acquireRelease(
-    Effect.promise(() => connect({ servers: url })),
+    Effect.promise(() => connectTo(url)),
     (open) => Effect.promise(() => open.close()),
   )
   yield* Effect.promise(async () => {
@@ -266,11 +295,35 @@ describe("Client", () => {
     Effect.gen(function* () {
       const { client, url } = yield* withWorker(() => undefined, "150 millis")
       const unanswered = yield* readAll({ id: largest }).pipe(Effect.provide(client), Effect.flip)
-      assert.strictEqual(unanswered.message, "no answer within 0.15 s: is a worker running?")
+      const known = "stored by the broker, and not answered within 0.15 s: "
+      assert.strictEqual(unanswered.message, `${known}no worker runs, or the object's shard is down`)
       const nowhere = Client.layer({ servers: url, logsTopic: "none", queryTopic: "none", timeout: "1 second" })
       const append = Client.use((one) => Stream.runDrain(one.append([{ id: largest, log: "" }])))
       const unstored = yield* append.pipe(Effect.provide(nowhere), Effect.flip)
-      assert.include(unstored.message, "no objectlog worker has ever been connected")
+      assert.include(unstored.message, "not stored: no objectlog worker has ever been connected")
+      const unappended = yield* append.pipe(Effect.provide(client), Effect.flip)
+      assert.strictEqual(unappended.message, `${known}a worker appends it once one runs and the object's shard is up`)
+      // Somebody listens, and nobody says that it is stored; a stream refuses it.
+      const connection = yield* Effect.acquireRelease(
+        Effect.promise(() => connectTo(url)),
+        (open) => Effect.promise(() => open.close()),
+      )
+      connection.subscribe("heard", { callback: () => undefined })
+      yield* Effect.promise(async () => {
+        await connection.flush()
+        const manager = await jetstreamManager(connection)
+        await manager.streams.add({ name: "SMALL", subjects: ["small"], max_msg_size: 8 })
+      })
+      const appendOn = (logsTopic: string) =>
+        append.pipe(
+          Effect.provide(Client.layer({ servers: url, logsTopic, queryTopic: "none", timeout: "150 millis" })),
+          Effect.flip,
+        )
+      assert.strictEqual(
+        (yield* appendOn("heard")).message,
+        "not confirmed by the broker within 0.15 s: it may be stored or not",
+      )
+      assert.include((yield* appendOn("small")).message, "not stored: the server refused the request on small: ")
       const servers = "nats://user:secret@127.0.0.1:1"
       const refused = yield* append.pipe(
         Effect.provide(Client.layer({ servers, logsTopic: "none", queryTopic: "none" })),
@@ -380,15 +433,19 @@ describe("Client", () => {
       const asked: Array<number | undefined> = []
       const log = logOf(20, asked)
       let position = 0
+      const evil = "\u009b2J\u202e"
       const { url, logsTopic, queryTopic } = yield* withWorker((request, text, send) => {
         if (request.log === undefined) return log(request, text, send)
         if (request.log === "bad") return send({ status: "error", error: { code: "entry_rejected", message: "why" } })
+        if (request.log === "evil") return send({ status: "error", error: { code: "entry_rejected", message: evil } })
         return send({ type: "append", status: "ok", position: ++position, seq: 1, timestamp: 1763922300123 })
       })
       const env = { NATS_URL: url, NATS_LOGS_TOPIC: logsTopic, NATS_QUERY_TOPIC: queryTopic }
-      const run = Effect.fnUntraced(function* (args: ReadonlyArray<string>, input = "") {
+      const run = Effect.fnUntraced(function* (args: ReadonlyArray<string>, input = "", terminal = false) {
         let output = ""
         const stdio = Stdio.layerTest({
+          stdoutIsTerminal: Effect.succeed(terminal),
+          stderrIsTerminal: Effect.succeed(terminal),
           stdin: Stream.make(Buffer.from(input)),
           stdout: () =>
             Sink.forEach((text: string | Uint8Array) =>
@@ -430,6 +487,15 @@ describe("Client", () => {
       const read = yield* run(["query", "1", "--limit", "2"])
       assert.strictEqual(read.output, "1970-01-01T00:00:00.010Z  entry 1\n1970-01-01T00:00:00.020Z  entry 2\n")
       assert.deepStrictEqual(read.errors, ["more: --after 2"])
+      // A terminal gets none of what it would obey, and the same JSON; a pipe gets what came.
+      const onTerminal = yield* run(["append", "1", "-", "--json"], "evil\n", true)
+      assert.deepStrictEqual(onTerminal.errors, ["objectlog: line 1: entry_rejected: \\x9b2J\\u202e"])
+      assert.notMatch(onTerminal.output, /[\u009b\u202e]/)
+      const onPipe = yield* run(["append", "1", "-", "--json"], "evil\n")
+      assert.deepStrictEqual(onPipe.errors, [`objectlog: line 1: entry_rejected: ${evil}`])
+      assert.include(onPipe.output, evil)
+      const message = (output: string) => (JSON.parse(output) as { error: { message: string } }).error.message
+      assert.deepStrictEqual([message(onTerminal.output), message(onPipe.output)], [evil, evil])
       const asJson = yield* run(["query", "1", "--limit", "1", "--json"])
       assert.strictEqual(asJson.output, '{"position":1,"seq":101,"timestamp":10,"log":"entry 1"}\n')
     }).pipe(Effect.provide(TestNats.layer)),

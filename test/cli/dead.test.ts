@@ -77,12 +77,22 @@ const service = ForeignClient.layer.pipe(
   Layer.provideMerge(Layer.mergeAll(TestNats.layer, TestPostgres.layer(2))),
 )
 
+interface Surroundings {
+  readonly input?: string
+  readonly terminal?: boolean
+}
+
 /** Runs the command; what it wrote as bytes, what it said on the error channel, and how it failed. */
-const runWith = Effect.fnUntraced(function* (input: string, ...args: ReadonlyArray<string>) {
+const runWith = Effect.fnUntraced(function* (
+  { input = "", terminal = false }: Surroundings,
+  ...args: ReadonlyArray<string>
+) {
   const { url } = yield* NatsServer
   const written: Array<Buffer> = []
   const stdio = Stdio.layerTest({
     stdin: Stream.make(Buffer.from(input)),
+    stdoutIsTerminal: Effect.succeed(terminal),
+    stderrIsTerminal: Effect.succeed(terminal),
     stdout: () =>
       Sink.forEach((text: string | Uint8Array) => Effect.sync(() => void written.push(Buffer.from(text as string)))),
   })
@@ -92,9 +102,8 @@ const runWith = Effect.fnUntraced(function* (input: string, ...args: ReadonlyArr
       Command.runWith(command, { version: "0", renderErrors: false })(["dead", ...args]),
     )
     const errors = (yield* TestConsole.errorLines).map(String)
-    const logged = (yield* TestConsole.logLines).map(String)
     const failure = Result.isFailure(exit) ? String((exit.failure as Error).message) : undefined
-    return { output: Buffer.concat(written), logged, errors, failure }
+    return { output: Buffer.concat(written), errors, failure }
   }).pipe(
     Effect.provide(
       Layer.mergeAll(
@@ -106,7 +115,7 @@ const runWith = Effect.fnUntraced(function* (input: string, ...args: ReadonlyArr
   )
 })
 
-const run = (...args: ReadonlyArray<string>) => runWith("", ...args)
+const run = (...args: ReadonlyArray<string>) => runWith({}, ...args)
 
 interface Line {
   readonly seq: number
@@ -128,10 +137,10 @@ const list = (...args: ReadonlyArray<string>) =>
 
 /** Publishes with a raw header block and waits for the event of the refusal. */
 const refused = Effect.fnUntraced(function* (subject: string, headers: Buffer, payload: Buffer) {
-  const { port } = yield* NatsServer
+  const { url } = yield* NatsServer
   const client = yield* ForeignClient
   yield* Effect.acquireUseRelease(
-    Effect.promise(() => RawNats.connect(port)),
+    Effect.promise(() => RawNats.connect(url)),
     (raw) => Effect.promise(() => raw.publish(subject, headers, payload)),
     (raw) => Effect.promise(() => raw.close()),
   )
@@ -203,14 +212,49 @@ layer(service, { excludeTestServices: true, timeout: "60 seconds" })("objectlog 
       assert.include((yield* run("drop", "--code", "invalid_json")).failure, "--all")
       assert.include((yield* run("drop", "--all")).failure, "--yes")
       const dropped = yield* run("drop", "2", "9")
-      assert.deepStrictEqual(dropped.logged, ["1 dead letter dropped"])
+      assert.strictEqual(String(dropped.output), "1 dead letter dropped\n")
       assert.deepStrictEqual(dropped.errors, ["objectlog: dead letter 9: there is none of that number"])
       assert.strictEqual(dropped.failure, "1 of 2 dead letters was not dropped")
       assert.strictEqual((yield* run("show", "2")).failure, "dead letter 2: there is none of that number")
-      assert.deepStrictEqual((yield* run("drop", "--all", "--id", "43", "--yes")).logged, ["1 dead letter dropped"])
+      assert.strictEqual(String((yield* run("drop", "--all", "--id", "43", "--yes")).output), "1 dead letter dropped\n")
       assert.deepStrictEqual(seqs(yield* list()), [1])
-      assert.deepStrictEqual((yield* run("drop", "--all", "--yes")).logged, ["1 dead letter dropped"])
+      assert.strictEqual(String((yield* run("drop", "--all", "--yes")).output), "1 dead letter dropped\n")
       assert.deepStrictEqual(yield* list(), [])
+    }),
+  )
+
+  it.effect("what somebody forged reaches a terminal in a form that it does not obey, and a pipe as it is", () =>
+    Effect.gen(function* () {
+      const { url } = yield* NatsServer
+      const evil = "\u001b]0;x\u0007\u009b2J\u202e"
+      const forged = block(
+        "Objectlog-Code: co\u001b[31mde",
+        "Objectlog-Reason: r\u001bc",
+        "Objectlog-Subject: s\u0007",
+        "Objectlog-Seq: 1",
+        "Objectlog-Timestamp: 1",
+        "Nats-Msg-Id: s\u0007-1-1",
+      )
+      yield* Effect.acquireUseRelease(
+        Effect.promise(() => RawNats.connect(url)),
+        (raw) => Effect.promise(() => raw.publish("dead.logs", forged, Buffer.from(evil))),
+        (raw) => Effect.promise(() => raw.close()),
+      )
+      const [{ seq }] = (yield* list("--json")) as [Line]
+      const show = ["show", String(seq), "--json"]
+      const commands = [["list"], ["list", "--json"], ["list", "--counts"], ["list", "--counts", "--json"], show]
+      for (const args of commands) {
+        const shown = String((yield* runWith({ terminal: true }, ...args)).output)
+        assert.notMatch(shown.replaceAll("\n", ""), /\p{Cc}|\p{Bidi_Control}/u, args.join(" "))
+        assert.match(shown, /co(?:\\x|\\u00)1b\[31mde/, args.join(" "))
+      }
+      const piped = String((yield* run(...show)).output)
+      assert.include(piped, "\u009b2J\u202e")
+      assert.deepStrictEqual(
+        JSON.parse(String((yield* runWith({ terminal: true }, ...show)).output)),
+        JSON.parse(piped),
+      )
+      yield* run("drop", "--all", "--yes")
     }),
   )
 
@@ -227,7 +271,7 @@ layer(service, { excludeTestServices: true, timeout: "60 seconds" })("objectlog 
       }
       const shown = JSON.parse((yield* run("show", String(first!.seq), "--json")).output.toString()) as Line
       assert.deepStrictEqual(shown.headers, [["a", "\udcfe"]])
-      assert.deepStrictEqual((yield* run("drop", String(first!.seq + 1))).logged, ["1 dead letter dropped"])
+      assert.strictEqual(String((yield* run("drop", String(first!.seq + 1))).output), "1 dead letter dropped\n")
       assert.deepStrictEqual(
         (yield* list()).map(({ seq }) => seq),
         [second!.seq],
@@ -243,7 +287,7 @@ layer(service, { excludeTestServices: true, timeout: "60 seconds" })("objectlog 
       const later = yield* client.append('{"id":77,"log":"later"}')
       const [letter] = yield* list()
 
-      assert.deepStrictEqual((yield* run("retry", String(letter!.seq))).logged, ["1 dead letter retried"])
+      assert.strictEqual(String((yield* run("retry", String(letter!.seq))).output), "1 dead letter retried\n")
       assert.deepInclude((yield* client.next).body, { status: "error", request_id: "r" })
       const [again, ...rest] = yield* list()
       assert.lengthOf(rest, 0)
@@ -254,8 +298,8 @@ layer(service, { excludeTestServices: true, timeout: "60 seconds" })("objectlog 
       )
 
       const fixed = '{"id":77,"log":"fixed","request_id":"r"}'
-      const done = yield* runWith(fixed, "retry", String(again!.seq), "--payload", "-")
-      assert.deepStrictEqual([done.logged, done.failure], [["1 dead letter retried"], undefined])
+      const done = yield* runWith({ input: fixed }, "retry", String(again!.seq), "--payload", "-")
+      assert.deepStrictEqual([String(done.output), done.failure], ["1 dead letter retried\n", undefined])
       const event = yield* client.next
       assert.deepInclude(event.body, {
         status: "ok",
@@ -311,7 +355,7 @@ layer(service, { excludeTestServices: true, timeout: "60 seconds" })("objectlog 
         Buffer.from('{"id":79,"limit":0}'),
       )
       const [letter] = yield* list()
-      yield* runWith('{"id":79,"limit":1,"request_id":"q"}', "retry", String(letter!.seq), "--payload", "-")
+      yield* runWith({ input: '{"id":79,"limit":1,"request_id":"q"}' }, "retry", String(letter!.seq), "--payload", "-")
       assert.deepInclude((yield* client.next).body, { type: "query", status: "ok", last: true, request_id: "q" })
       assert.deepStrictEqual(yield* list(), [])
 
@@ -321,7 +365,7 @@ layer(service, { excludeTestServices: true, timeout: "60 seconds" })("objectlog 
       yield* client.publish("logs", '{"id":80}')
       yield* client.next
       const retried = yield* run("retry", "--all")
-      assert.deepStrictEqual(retried.logged, ["1 dead letter retried"])
+      assert.strictEqual(String(retried.output), "1 dead letter retried\n")
       assert.sameMembers(
         retried.errors.map((line) => line.replace(/letter \d+/, "letter")),
         [

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Logger, References } from "effect"
+import { Cause, Effect, Logger, References } from "effect"
 import { jsonLine, loggerLayer, readableLine } from "../../src/cli/logging.ts"
 
 /** What a program logs, line by line. */
@@ -24,6 +24,19 @@ describe("a line of the log", () => {
         level: "warn",
         message: "shard a:\nno connection",
       })
+    }),
+  )
+
+  it.effect("for a terminal holds nothing that it obeys, whatever is cited", () =>
+    Effect.gen(function* () {
+      const program = Effect.logWarning("said \u001b[2J\nforged", Cause.fail(new Error("\u009bx"))).pipe(
+        Effect.annotateLogs({ subject: "a\u202eb" }),
+      )
+      const [line] = yield* logged(readableLine, program)
+      const [first, ...stack] = line!.split("\n")
+      assert.include(first, "said \\x1b[2J\\nforged subject=a\\u202eb")
+      assert.include(stack.join("\n"), "Error: \\x9bx")
+      assert.notMatch(line!.replaceAll("\n", ""), /\p{Cc}|\p{Bidi_Control}/u)
     }),
   )
 

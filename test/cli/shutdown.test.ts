@@ -2,7 +2,6 @@
 import { afterEach, assert, beforeEach, describe, it, vi } from "@effect/vitest"
 import { spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
-import { endInOwnTime, endInTime } from "../../src/cli/shutdown.ts"
 
 const main = fileURLToPath(new URL("../../src/objectlog.js", import.meta.url))
 
@@ -10,8 +9,14 @@ describe("after a signal", () => {
   const exits: Array<unknown> = []
   const handlers = new Map<string, (signal: string) => void>()
 
-  beforeEach(() => {
+  let endInTime: () => void
+  let endInOwnTime: () => void
+
+  beforeEach(async () => {
     vi.useFakeTimers()
+    // Of its own for each: it knows of signals that the process has had.
+    vi.resetModules()
+    ;({ endInOwnTime, endInTime } = await import("../../src/cli/shutdown.ts"))
     exits.length = 0
     vi.spyOn(process, "exit").mockImplementation(((code: unknown) => exits.push(code)) as never)
     vi.spyOn(process.stderr, "write").mockReturnValue(true)
@@ -32,6 +37,17 @@ describe("after a signal", () => {
     assert.deepStrictEqual(exits, [0])
     handlers.get("SIGINT")!("SIGINT")
     assert.deepStrictEqual(exits, [0, 130])
+  })
+
+  it("the same signal from the terminal and from npm is one", () => {
+    endInTime()
+    handlers.get("SIGINT")!("SIGINT")
+    vi.advanceTimersByTime(5)
+    handlers.get("SIGINT")!("SIGINT")
+    assert.deepStrictEqual(exits, [])
+    vi.advanceTimersByTime(1_000)
+    handlers.get("SIGINT")!("SIGINT")
+    assert.deepStrictEqual(exits, [130])
   })
 
   it("a command with a time of its own is left alone", () => {

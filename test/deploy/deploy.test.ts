@@ -125,7 +125,14 @@ describe("compose files", () => {
   })
 
   it("let every setting be set", () => {
-    const inContainer = ["METRICS_PORT", "DATA_DIR", "NATS_SERVER", "POSTGRES_PORT", "POSTGRES_PASSWORD"]
+    const inContainer = [
+      "METRICS_HOST",
+      "METRICS_PORT",
+      "DATA_DIR",
+      "NATS_SERVER",
+      "POSTGRES_PORT",
+      "POSTGRES_PASSWORD",
+    ]
     const settings = found(
       /(?:given|parsed|secret|topic)\(\s*"([A-Z_]+)"/g,
       read("src/Config.ts").replaceAll(/,\s+/g, ", "),
@@ -156,6 +163,10 @@ describe("compose files", () => {
 })
 
 describe("image", () => {
+  it("serves its metrics to the network that it is in", () => {
+    assert.match(read("Dockerfile"), /^ENV .*\bMETRICS_HOST=0\.0\.0\.0$/m)
+  })
+
   it("runs Node with the flags of npm start", () => {
     const flags = found(/(--max-[a-z-]+=\d+)/g, read("package.json"))
     assert.sameMembers([...found(/(--max-[a-z-]+=\d+)/g, read("Dockerfile"))], [...flags])

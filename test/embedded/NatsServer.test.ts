@@ -3,11 +3,13 @@ import { assert, describe, it } from "@effect/vitest"
 import { jetstream, jetstreamManager } from "@nats-io/jetstream"
 import { connect, type NatsConnection } from "@nats-io/transport-node"
 import { Context, Effect, FileSystem, Layer, Scope } from "effect"
-import { existsSync } from "node:fs"
+import { existsSync, writeFileSync } from "node:fs"
 import { type AddressInfo, createServer, type Server } from "node:net"
 import { NatsServer, type NatsServerOptions } from "../../src/embedded/NatsServer.ts"
+import { findNatsServer } from "../../src/embedded/natsBinary.ts"
 import { inspect } from "../../src/embedded/reaper.ts"
 import { basePort, temporary, TestNats } from "./testServers.ts"
+import { connectTo } from "./connectTo.ts"
 
 const port = basePort + 30
 
@@ -17,7 +19,7 @@ const start = (options: NatsServerOptions) =>
 
 const connected = (url: string): Effect.Effect<NatsConnection, never, Scope.Scope> =>
   Effect.acquireRelease(
-    Effect.promise(() => connect({ servers: url })),
+    Effect.promise(() => connectTo(url)),
     (connection) => Effect.promise(() => connection.close()),
   )
 
@@ -96,6 +98,24 @@ describe("NatsServer", () => {
     }).pipe(Effect.provide(NodeServices.layer)),
   )
 
+  it.live("is for who may read its password: nobody else on this machine", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const dataDir = yield* temporary
+      // As an earlier version left it, open for everybody.
+      yield* fs.writeFileString(`${dataDir}/nats-server.conf`, "", { mode: 0o644 })
+      const before = yield* Effect.scoped(Effect.map(start({ dataDir, port }), ({ url }) => url))
+      const nats = yield* start({ dataDir, port })
+      assert.strictEqual(new URL(nats.url).password, new URL(before).password)
+      const stranger = yield* Effect.promise(() => connect({ servers: `127.0.0.1:${nats.port}` }).catch(String))
+      assert.include(stranger, "Authorization Violation")
+      yield* connected(nats.url)
+      for (const file of ["nats.password", "nats-server.conf"]) {
+        assert.strictEqual((yield* fs.stat(`${dataDir}/${file}`)).mode & 0o777, 0o600, file)
+      }
+    }).pipe(Effect.provide(NodeServices.layer)),
+  )
+
   it.live("takes the next free port, unless the port is fixed", () =>
     Effect.gen(function* () {
       const taken = yield* occupied
@@ -142,12 +162,49 @@ describe("NatsServer", () => {
     }).pipe(Effect.provide(NodeServices.layer)),
   )
 
+  it.live.skipIf(systemHasServer || process.getuid?.() !== 0)("does not run what somebody else put in the cache", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const empty = yield* temporary
+      yield* fs.chmod(empty, 0o1777)
+      yield* fs.makeDirectory(`${empty}/objectlog`)
+      yield* fs.symlink(yield* findNatsServer, `${empty}/objectlog/nats-server`)
+      yield* fs.chown(`${empty}/objectlog`, 12_345, 12_345)
+      yield* environment({ NATS_SERVER: "", PATH: empty, XDG_CACHE_HOME: empty })
+      const error = yield* Effect.flip(start({ dataDir: yield* temporary, port }))
+      assert.strictEqual(error._tag, "ForeignEntry")
+      assert.include(error.message, `${empty}/objectlog: belongs to the user 12345`)
+    }).pipe(Effect.provide(NodeServices.layer)),
+  )
+
   it.live.skipIf(systemHasServer)("says so too when it is nowhere and can't be fetched", () =>
     Effect.gen(function* () {
       const empty = yield* temporary
       yield* environment({ NATS_SERVER: "", PATH: empty, XDG_CACHE_HOME: `${empty}/cache` })
       const error = yield* Effect.flip(start({ dataDir: yield* temporary, port }))
       assert.strictEqual(error._tag, "NatsServerMissing")
+      assert.include(error.message, "apt-get can't get Debian's package")
+    }).pipe(Effect.provide(NodeServices.layer)),
+  )
+
+  it.live.skipIf(systemHasServer)("says why it has no place for one", () =>
+    Effect.gen(function* () {
+      const folder = yield* temporary
+      yield* Effect.sync(() => writeFileSync(`${folder}/file`, ""))
+      for (const [home, cache, problem] of [
+        [folder, `${folder}/file`, `${folder}/file/objectlog can't be used: not a directory (ENOTDIR)`],
+        [`${folder}/missing`, "", "there is no home folder to unpack Debian's package in"],
+        ["", "", "there is no home folder to unpack Debian's package in"],
+      ] as const) {
+        const error = yield* Effect.scoped(
+          Effect.gen(function* () {
+            yield* environment({ NATS_SERVER: "", PATH: folder, HOME: home, XDG_CACHE_HOME: cache })
+            return yield* Effect.flip(start({ dataDir: yield* temporary, port }))
+          }),
+        )
+        assert.include(error.message, `${problem} (set XDG_CACHE_HOME to a folder that can be written)`)
+        assert.include(error.message, "set NATS_SERVER")
+      }
     }).pipe(Effect.provide(NodeServices.layer)),
   )
 })

@@ -1,11 +1,12 @@
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, FileSystem, Layer, Schema, Scope } from "effect"
+import { Context, Effect, FileSystem, Layer, Option, Schema, Scope } from "effect"
 import type { SqlClient } from "effect/sql"
 import { type ChildProcess, spawn } from "node:child_process"
-import { readdirSync, readFileSync } from "node:fs"
+import { lchownSync, readdirSync, readFileSync } from "node:fs"
 import { type AddressInfo, createServer, type Server } from "node:net"
 import { fileURLToPath } from "node:url"
+import { serverAccount } from "../../src/embedded/account.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { PostgresServers, type PostgresServersOptions } from "../../src/embedded/PostgresServers.ts"
 import { inspect } from "../../src/embedded/reaper.ts"
@@ -232,6 +233,26 @@ describe("PostgresServers", () => {
       const [shard] = yield* start(options)
       assert.deepStrictEqual(yield* onShard(shard!, stored), [{ value: 7 }])
       assert.strictEqual((yield* fs.stat(parent)).mode & 0o777, 0o700)
+    }).pipe(Effect.provide(NodeServices.layer)),
+  )
+
+  it.live.skipIf(process.getuid?.() !== 0)("root: what took the place of data that is gone is not touched", () =>
+    Effect.gen(function* () {
+      const fs = yield* FileSystem.FileSystem
+      const parent = yield* temporary
+      yield* fs.chmod(parent, 0o700)
+      const victim = yield* fs.makeTempDirectoryScoped({ prefix: "objectlog-test-" })
+      const gone = yield* fs.makeTempDirectoryScoped({ directory: "/var/tmp", prefix: "objectlog-data-" })
+      yield* fs.makeDirectory(`${parent}/data`)
+      yield* fs.symlink(gone, `${parent}/data/shard-1`)
+      for (const owner of [12_345, yield* Effect.map(serverAccount, (account) => account!.uid)]) {
+        yield* fs.remove(gone, { recursive: true })
+        yield* fs.symlink(victim, gone)
+        yield* Effect.sync(() => lchownSync(gone, owner, owner))
+        const error = yield* Effect.flip(start({ dataDir: `${parent}/data`, shards: 1, port }))
+        assert.include(error.message, gone)
+        assert.strictEqual(Option.getOrUndefined((yield* fs.stat(victim)).uid), 0)
+      }
     }).pipe(Effect.provide(NodeServices.layer)),
   )
 

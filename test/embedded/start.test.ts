@@ -1,13 +1,17 @@
 /** `objectlog start` as a process of its own: what it leaves when it is killed, stopped, started twice or set up wrong. */
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, FileSystem } from "effect"
+import { Effect, FileSystem, Result, Stream } from "effect"
 import { type ChildProcess, spawn } from "node:child_process"
-import { readdirSync, readFileSync } from "node:fs"
+import { chmodSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { fileURLToPath } from "node:url"
+import { Client } from "../../src/cli/Client.ts"
+import * as ObjectId from "../../src/domain/ObjectId.ts"
 import { freePort } from "../../src/embedded/freePort.ts"
+import { findNatsServer } from "../../src/embedded/natsBinary.ts"
 import { basePort, temporary } from "./testServers.ts"
 
+const root = fileURLToPath(new URL("../..", import.meta.url))
 const main = fileURLToPath(new URL("../../src/objectlog.js", import.meta.url))
 const metricsBase = basePort + 30
 
@@ -33,11 +37,19 @@ interface Run {
   readonly ended: () => boolean
 }
 
-const spawned = (args: ReadonlyArray<string>, variables: Record<string, string>): Run => {
+const spawned = (
+  args: ReadonlyArray<string>,
+  variables: Record<string, string>,
+  command: ReadonlyArray<string> = [process.execPath, main],
+): Run => {
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !foreign.test(name)))
-  const child = spawn(process.execPath, [main, ...args], {
+  const [program, ...first] = command
+  const child = spawn(program!, [...first, ...args], {
+    cwd: root,
     env: { ...env, ...variables },
     stdio: ["ignore", "pipe", "pipe"],
+    // A group of its own, as a terminal makes one.
+    detached: true,
   })
   let [out, err, ended] = ["", "", false]
   child.stdout.setEncoding("utf8").on("data", (text: string) => (out += text))
@@ -91,15 +103,28 @@ const runningOn = (dataDir: string, servers: ReadonlyArray<number>): ReadonlyArr
             servers.some((pid) => line.includes("objectlog-reaper") && line.endsWith(` ${pid}`)),
         )
 
+/** What a terminal does: all that were started by a command, npm and the program, get the signal. */
+const signalGroup = (child: ChildProcess, signal: NodeJS.Signals): void => {
+  try {
+    process.kill(-child.pid!, signal)
+  } catch {
+    // All of them are gone.
+  }
+}
+
 /** `objectlog start`, once it says that it is ready; with the scope it and its servers are gone. */
-const started = Effect.fnUntraced(function* (dataDir: string) {
-  const port = (yield* freePort(metricsBase, "0.0.0.0"))!
-  const variables = { DATA_DIR: dataDir, METRICS_PORT: String(port) }
+const started = Effect.fnUntraced(function* (
+  dataDir: string,
+  more: Record<string, string> = {},
+  command?: ReadonlyArray<string>,
+) {
+  const port = (yield* freePort(metricsBase, "127.0.0.1"))!
+  const variables = { DATA_DIR: dataDir, METRICS_PORT: String(port), ...more }
   const process = yield* Effect.acquireRelease(
-    Effect.sync(() => spawned(["start"], variables)),
+    Effect.sync(() => spawned(["start"], variables, command)),
     Effect.fnUntraced(function* ({ child, ended }) {
       const pids = serverPids(dataDir)
-      child.kill("SIGKILL")
+      signalGroup(child, "SIGKILL")
       yield* until("the end of start", ended)
       yield* until("the end of the servers", () => pids.every(isGone))
     }),
@@ -121,6 +146,13 @@ describe("objectlog start", () => {
       assert.strictEqual(appended.code(), 0, appended.err())
       assert.match(appended.out(), /^position 1 /)
       assert.include((yield* run(["query", "42"], client)).out(), "disk 3 replaced")
+
+      const address = yield* run(["url"], client)
+      assert.match(address.out(), /^nats:\/\/objectlog:[\w-]{24}@127\.0\.0\.1:\d+\n$/)
+      assert.include(first.out(), address.out().trim())
+      const elsewhere = yield* run(["query", "42"], { NATS_URL: address.out().trim(), DATA_DIR: "/nowhere" })
+      assert.include(elsewhere.out(), "disk 3 replaced", elsewhere.err())
+      assert.strictEqual((yield* fs.stat(`${dataDir}/running.json`)).mode & 0o777, 0o600)
 
       const orphans = serverPids(dataDir)
       assert.lengthOf(orphans, 3)
@@ -155,6 +187,102 @@ describe("objectlog start", () => {
       const stopped = yield* run(["query", "42"], client)
       assert.strictEqual(stopped.code(), 1)
       assert.match(stopped.err(), /^objectlog: .*no embedded server runs in .*\n$/)
+    }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
+  )
+
+  it.live("through npm a signal stops it in order: sent to npm alone, by Ctrl-C, or as the terminal is closed", () =>
+    Effect.gen(function* () {
+      const dataDir = yield* temporary
+      const stops: ReadonlyArray<readonly [string, (child: ChildProcess) => void]> = [
+        ["SIGTERM to npm", (child) => child.kill("SIGTERM")],
+        ["Ctrl-C", (child) => signalGroup(child, "SIGINT")],
+        ["a closed terminal", (child) => signalGroup(child, "SIGHUP")],
+      ]
+      for (const [what, stop] of stops) {
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            const { child, ended, err } = yield* started(dataDir, {}, ["npm"])
+            const pids = serverPids(dataDir)
+            assert.lengthOf(pids, 3)
+            stop(child)
+            yield* until(`the end by ${what}`, ended)
+            assert.isTrue(pids.every(isGone), what)
+            assert.notInclude(err(), "ended at once")
+            assert.notInclude(readdirSync(dataDir), "objectlog.owner", "an orderly end gives the folder back")
+          }),
+        )
+      }
+    }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
+  )
+
+  it.live("a worker that npm runs ends with npm", () =>
+    Effect.gen(function* () {
+      const port = (yield* freePort(metricsBase, "127.0.0.1"))!
+      const variables = { NATS_URL: "127.0.0.1:1", POSTGRES_IPS: "127.0.0.1:1", METRICS_PORT: String(port) }
+      const { child, ended } = yield* Effect.acquireRelease(
+        Effect.sync(() => spawned(["worker"], variables, ["npm", "run", "objectlog", "--"])),
+        (process) => Effect.sync(() => signalGroup(process.child, "SIGKILL")),
+      )
+      let listens = false
+      const ask = () =>
+        void fetch(`http://127.0.0.1:${port}/livez`).then(
+          () => (listens = true),
+          () => undefined,
+        )
+      const asking = setInterval(ask, 50)
+      yield* until("it listens", () => listens).pipe(Effect.ensuring(Effect.sync(() => clearInterval(asking))))
+      child.kill("SIGTERM")
+      // Its pipes are closed once all who hold them are gone.
+      yield* until("the end", ended)
+    }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
+  )
+
+  it.live("a server that is killed is started again, and appends work again", () =>
+    Effect.gen(function* () {
+      const dataDir = yield* temporary
+      const service = yield* started(dataDir)
+      const { nats: servers } = JSON.parse(read(`${dataDir}/running.json`)) as { nats: string }
+      const client = Client.layer({ servers, logsTopic: "logs", queryTopic: "query" })
+      const ids = ["1", "2", "3", "4"].map((text) => ObjectId.fromDecimal(text)!)
+      /** To objects of both shards. */
+      const appends = (log: string) =>
+        Client.use((one) => Stream.runCollect(one.append(ids.map((id) => ({ id, log }))))).pipe(
+          Effect.map((outcomes) => assert.isTrue(outcomes.every(Result.isSuccess), log)),
+          Effect.provide(client),
+        )
+      yield* appends("before")
+      for (const [server, file] of [
+        ["nats-server", "nats/nats-server.pid"],
+        ["postgres shard-a", "shard-a/postmaster.pid"],
+      ] as const) {
+        process.kill(Number(read(`${dataDir}/${file}`).split("\n")[0]), "SIGKILL")
+        yield* until(`${server} serves again`, () => service.err().includes(`${server}: serves again`))
+        assert.include(service.err(), `${server}: ended by itself (SIGKILL)`)
+        yield* appends(`after ${server}`)
+      }
+      const pages = yield* Client.use((one) => Stream.runCollect(one.query({ id: ids[0]! }))).pipe(
+        Effect.provide(client),
+      )
+      assert.deepStrictEqual(
+        pages.flatMap(({ entries }) => entries.map(({ log }) => log)),
+        ["before", "after nats-server", "after postgres shard-a"],
+      )
+    }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
+  )
+
+  it.live("a server that can't be started again ends the program", () =>
+    Effect.gen(function* () {
+      const dataDir = yield* temporary
+      const program = `${dataDir}/program`
+      writeFileSync(program, `#!/bin/sh\nexec ${yield* findNatsServer} "$@"\n`)
+      chmodSync(program, 0o755)
+      const service = yield* started(dataDir, { NATS_SERVER: program })
+      rmSync(program)
+      process.kill(serverPids(dataDir)[0]!, "SIGKILL")
+      yield* until("the end", service.ended, 20_000)
+      assert.strictEqual(service.code(), 1)
+      const last = service.err().trim().split("\n").at(-1)!
+      assert.match(last, /^objectlog: nats-server: .*does not stay up.*ENOENT.*nats-server\.log$/)
     }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
   )
 

@@ -26,15 +26,17 @@ export class RawNats {
     this.#socket = socket
   }
 
-  static async connect(port: number): Promise<RawNats> {
-    const socket = connect(port, "127.0.0.1")
+  /** The URL may carry a user and a password. */
+  static async connect(url: string): Promise<RawNats> {
+    const { hostname, password: pass, port, username: user } = new URL(url)
+    const socket = connect(Number(port), hostname)
     socket.setNoDelay(true)
     const raw = new RawNats(socket)
     socket.on("data", (chunk) => raw.#receive(chunk))
     socket.on("error", (error) => raw.#end(error.message))
     socket.on("close", () => raw.#end("closed"))
     socket.write(
-      `CONNECT {"verbose":false,"pedantic":false,"headers":true,"no_responders":true}\r\nSUB ${raw.#inbox}.* 1\r\n`,
+      `CONNECT ${JSON.stringify({ verbose: false, pedantic: false, headers: true, no_responders: true, user, pass })}\r\nSUB ${raw.#inbox}.* 1\r\n`,
     )
     await raw.flush()
     return raw

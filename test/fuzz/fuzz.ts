@@ -4,7 +4,7 @@
  * else has exactly one error event and one dead letter that gives the request back byte for byte.
  */
 import { DeliverPolicy, jetstream, jetstreamManager } from "@nats-io/jetstream"
-import { connect, type NatsConnection } from "@nats-io/transport-node"
+import type { NatsConnection } from "@nats-io/transport-node"
 import { Arbitrary, Effect, Stream } from "effect"
 import { readFile } from "node:fs/promises"
 import { openDeadLetters } from "../../src/broker/deadLetters.ts"
@@ -12,6 +12,7 @@ import type { Letter } from "../../src/broker/Letter.ts"
 import { fromStored } from "../../src/domain/LogEntry.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 import { onShard } from "../embedded/onShard.ts"
 import { startWorkerProcess } from "../service/service.ts"
 import { type Body, checkAll, type Row } from "./check.ts"
@@ -185,11 +186,11 @@ export const fuzz = Effect.fnUntraced(function* (options: Options) {
     { concurrency: "unbounded" },
   )
   const raw = yield* Effect.acquireRelease(
-    Effect.promise(() => RawNats.connect(nats.port)),
+    Effect.promise(() => RawNats.connect(nats.url)),
     (open) => Effect.promise(() => open.close()),
   )
   const connection = yield* Effect.acquireRelease(
-    Effect.promise(() => connect({ servers: nats.url })),
+    Effect.promise(() => connectTo(nats.url)),
     (open) => Effect.promise(() => open.close()),
   )
   const sent = yield* sendAll(raw, options)

@@ -1,20 +1,20 @@
 /** What the load generator asks of the broker, on a real one. */
 import { assert, layer } from "@effect/vitest"
 import { jetstream, jetstreamManager } from "@nats-io/jetstream"
-import { connect } from "@nats-io/transport-node"
 import { Effect } from "effect"
 import { ensureConsumer, parkedConsumer, provision } from "../../src/broker/provision.ts"
 import { parkedSubject } from "../../src/broker/setAside.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { readFloor, replayEvents } from "../../src/load/BrokerView.ts"
 import { TestNats } from "../embedded/testServers.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 
 const topics = { logsTopic: "logs", queryTopic: "query", responseTopic: "response", deadTopic: "dead", replicas: 1 }
 
 const connected = Effect.gen(function* () {
   const { url } = yield* NatsServer
   const connection = yield* Effect.acquireRelease(
-    Effect.promise(() => connect({ servers: url })),
+    Effect.promise(() => connectTo(url)),
     (one) => Effect.promise(() => one.close()),
   )
   return { connection, manager: yield* Effect.promise(() => jetstreamManager(connection)) }

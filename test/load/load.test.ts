@@ -1,7 +1,6 @@
 /** The load generator on real servers with real workers: it passes what is right and finds what is wrong. */
 import { assert, layer } from "@effect/vitest"
 import { jetstreamManager } from "@nats-io/jetstream"
-import { connect } from "@nats-io/transport-node"
 import { Deferred, Effect, Exit, Layer, Redacted, Schedule, Scope } from "effect"
 import type { SqlClient } from "effect/sql"
 import { spawn } from "node:child_process"
@@ -12,6 +11,7 @@ import { type LoadOptions, makeLoad } from "../../src/load/Load.ts"
 import { onShard } from "../embedded/onShard.ts"
 import { TestNats, TestPostgres } from "../embedded/testServers.ts"
 import { inherited, startWorker, startWorkerProcess, within } from "../service/service.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 
 const servers = Layer.mergeAll(TestNats.layer, TestPostgres.layer(1))
 const program = fileURLToPath(new URL("../../src/objectlog.js", import.meta.url))
@@ -96,7 +96,7 @@ const untilEntries = (id: number, count: number) =>
 const setAckWait = Effect.fnUntraced(function* (millis: number) {
   const { url } = yield* NatsServer
   yield* Effect.promise(async () => {
-    const connection = await connect({ servers: url })
+    const connection = await connectTo(url)
     const manager = await jetstreamManager(connection)
     await manager.consumers.update("objectlog_logs", "objectlog", { ack_wait: millis * 1_000_000 })
     await connection.close()

@@ -237,12 +237,13 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("a worker t
                     "it is stopping",
                   ),
                 ),
-                Effect.andThen(impatient.stop("SIGTERM", 2_000)),
+                // Another one: the same within a second might be what npm passes on.
+                Effect.andThen(impatient.stop("SIGINT", 2_000)),
               ),
             ],
             { concurrency: "unbounded" },
           )
-          assert.deepStrictEqual(ends, [0, 143])
+          assert.deepStrictEqual(ends, [0, 130])
         }),
       )
     }),

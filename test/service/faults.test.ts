@@ -1,7 +1,7 @@
 /** Outages in the middle of a flood: of a worker, of a shard, of the broker, and a message that a shard refuses. */
 import { assert, layer } from "@effect/vitest"
 import { DeliverPolicy, jetstream, jetstreamManager } from "@nats-io/jetstream"
-import { connect, type NatsConnection } from "@nats-io/transport-node"
+import type { NatsConnection } from "@nats-io/transport-node"
 import { Effect, Layer, Schedule } from "effect"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
@@ -20,6 +20,7 @@ import {
   startWorkerProcess,
   within,
 } from "./service.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 
 const servers = ForeignClient.layer.pipe(Layer.provideMerge(Layer.mergeAll(TestNats.layer, TestPostgres.layer(2))))
 
@@ -218,7 +219,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("faults", (
       const nats = yield* NatsServer
       yield* startWorkerProcess
       const connection = yield* Effect.acquireRelease(
-        Effect.promise(() => connect({ servers: nats.url, maxReconnectAttempts: -1, reconnectTimeWait: 50 })),
+        Effect.promise(() => connectTo(nats.url, { maxReconnectAttempts: -1, reconnectTimeWait: 50 })),
         (nc) => Effect.promise(() => nc.close()),
       )
       const js = jetstream(connection)

@@ -1,6 +1,6 @@
 /** A whole service for tests: real servers, workers in this process, and a client that knows only the contract. */
 import { assert } from "@effect/vitest"
-import { connect, headers, type NatsConnection } from "@nats-io/transport-node"
+import { headers, type NatsConnection } from "@nats-io/transport-node"
 import { Context, Effect, Layer, Queue, Redacted, type Scope } from "effect"
 import { spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
@@ -12,6 +12,7 @@ import { runWorker } from "../../src/pipeline/Worker.ts"
 import { placementOf } from "../../src/placement/guard.ts"
 import { HashRing, HashRingLive } from "../../src/placement/HashRing.ts"
 import { ShardPoolLive } from "../../src/shard/ShardPoolLive.ts"
+import { connectTo } from "../embedded/connectTo.ts"
 
 /** The layers of one worker on the servers of the test. */
 export const workerLayers = Layer.unwrap(
@@ -96,7 +97,7 @@ export class ForeignClient extends Context.Service<
     Effect.gen(function* () {
       const { url } = yield* NatsServer
       const connection = yield* Effect.acquireRelease(
-        Effect.promise(() => connect({ servers: url, maxReconnectAttempts: -1 })),
+        Effect.promise(() => connectTo(url, { maxReconnectAttempts: -1 })),
         (nc) => Effect.promise(() => nc.close()),
       )
       const subscribe = Effect.fnUntraced(function* (subject: string) {
@@ -207,7 +208,7 @@ export const spawnWorker = Effect.fnUntraced(function* (
   return {
     pid: child.pid!,
     get url() {
-      return `http://127.0.0.1:${/metrics on :(\d+)/.exec(output)![1]}`
+      return `http://127.0.0.1:${/metrics on 127\.0\.0\.1:(\d+)/.exec(output)![1]}`
     },
     ready: ready.pipe(
       Effect.raceFirst(

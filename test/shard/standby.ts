@@ -5,7 +5,7 @@ import { execFileSync } from "node:child_process"
 import { chownSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs"
 import { freePort } from "../../src/embedded/freePort.ts"
 import type { EmbeddedShard } from "../../src/embedded/PostgresServers.ts"
-import { startServer } from "../../src/embedded/serverProcess.ts"
+import { startServer } from "../../src/embedded/supervisor.ts"
 import { basePort, temporary } from "../embedded/testServers.ts"
 
 /** Copies the server while it is stopped, starts both, and gives the port of the copy, which only reads. */
