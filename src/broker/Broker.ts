@@ -96,12 +96,24 @@ export interface BrokerState {
   readonly missing: ReadonlyArray<string>
 }
 
+/** How the broker stores what is sent. */
+export interface StorageState {
+  /** It neither refuses for lack of room nor goes on without confirming anything. */
+  readonly isStoring: boolean
+  /** Everything that is wrong with that, and with what keeps it, in words. */
+  readonly troubles: ReadonlyArray<string>
+  /** Since when it has confirmed nothing although it is connected, in milliseconds. */
+  readonly silentSince: number | undefined
+}
+
 export class Broker extends Context.Service<
   Broker,
   {
     /** Largest message that the server takes, headers included, in bytes. May change with a reconnect. */
     readonly maxPayload: () => number
     readonly isConnected: () => boolean
+    /** As this worker last saw it. */
+    readonly storage: () => StorageState
     /** Asks the broker for the state of everything that a worker uses: some requests, so not to be asked all the time. */
     readonly state: Effect.Effect<BrokerState, BrokerUnavailable>
     /**
@@ -113,14 +125,15 @@ export class Broker extends Context.Service<
     readonly queries: Stream.Stream<Delivery, BrokerUnavailable>
     /**
      * Publishes events on the response topic, pipelined, each also on its `replyTo`. Succeeds when the broker has stored
-     * every one; then the copies have reached the broker too.
+     * every one; then the copies have reached the broker too. In a store that is full, where nothing is left that can give
+     * way, it succeeds when the broker has sent every one to those who listen.
      */
     readonly publish: (events: ReadonlyArray<OutgoingEvent>) => Effect.Effect<void, BrokerUnavailable>
     /** Stores a message with payload, headers and the reason in the dead-letter stream. Does not settle it. */
     readonly deadLetter: (delivery: Delivery, reason: DeadLetter) => Effect.Effect<void, BrokerUnavailable>
     /**
      * Stores requests of a shard in the place where they are set aside, once for each stamp. Does not settle them. Gives
-     * those that can't be stored there, since they would not fit in `maxPayload` with their stamp.
+     * those that can't be stored there, since they would not fit in `maxPayload` with their stamp, or the store is full.
      */
     readonly park: (
       kind: ParkedKind,

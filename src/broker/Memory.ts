@@ -126,6 +126,7 @@ export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<Broker | M
       const broker = Broker.of({
         maxPayload: () => maxPayload,
         isConnected: () => true,
+        storage: () => ({ isStoring: true, troubles: [], silentSince: undefined }),
         state: Effect.sync(() => ({ appends: appends.state(), queries: queries.state(), missing: [] })),
         appends: Stream.fromPull(Effect.succeed(appends.take)),
         queries: Stream.fromPull(Effect.succeed(queries.take)),

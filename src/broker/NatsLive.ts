@@ -10,21 +10,24 @@ import { NatsDelivery } from "./NatsDelivery.ts"
 import {
   attempt,
   type BrokerMisconfigured,
-  type ConsumerSpec,
   ensureConsumer,
   intakeConsumer,
   provision,
+  remarkOnStreams,
   retryConsumer,
   parkedConsumer,
   type Topics,
 } from "./provision.ts"
 import { brokerState } from "./brokerState.ts"
-import { maintain, resetAhead } from "./maintain.ts"
+import { type ConsumerSpec, pullMax } from "./consumerRules.ts"
+import { resetAhead } from "./maintain.ts"
 import { type FoundStream, StreamLives } from "./StreamLife.ts"
 import { parkedSubject, setAsideMessage } from "./setAside.ts"
 import { Incoming } from "./Incoming.ts"
 import { Outgoing } from "./Outgoing.ts"
 import { eventHeaders, makePublisher, type Message, publishMade } from "./publish.ts"
+import { isStoreFull } from "./refusals.ts"
+import { makeStorage } from "./Storage.ts"
 
 export interface NatsSettings extends Topics {
   /** Comma-separated server list; may carry credentials, so it is never shown. */
@@ -33,7 +36,7 @@ export interface NatsSettings extends Topics {
 }
 
 /** Messages asked for at a time: what two lanes take while more is on its way, and some large reads. */
-const appendsPull = 3_000
+const appendsPull = pullMax
 const queriesPull = 64
 
 /** Between two attempts to make missing streams again after a publish that failed. */
@@ -119,6 +122,7 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
     Effect.tapErrorTag("BrokerUnavailable", warn),
     Effect.retry({ schedule: backoff, while: (error) => error._tag === "BrokerUnavailable" }),
   )
+  yield* remarkOnStreams(jsm, settings, found)
   const outgoing = new Outgoing(connection)
   const incoming = new Incoming(connection)
   const streamOf = (part: FoundStream) => new StreamLives(part, () => reconnects.connected, outgoing)
@@ -126,6 +130,22 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
   const publishAll = yield* makePublisher(connection, outgoing, incoming, reconnects)
   // A window of its own, so that a parked stream that confirms nothing does not hold up events.
   const parkAll = yield* makePublisher(connection, outgoing, incoming, reconnects)
+
+  // Unknown while the connection is being made again: then the last one counts.
+  let lastMaxPayload = 1024 * 1024
+  const maxPayload = () => (lastMaxPayload = connection.info?.max_payload ?? lastMaxPayload)
+  maxPayload()
+
+  const isConnected = () => reconnects.connected && !connection.isClosed()
+  const storage = yield* makeStorage({
+    jsm,
+    topics: settings,
+    publish: parkAll,
+    maxPayload,
+    isConnected,
+    reconnects,
+    nameOf: (part) => (part === "response" || part === "dead" ? found[part].name : streams[part].name),
+  })
 
   /** Makes sure of a pull consumer with everything that it needs; gives its stream. Tries until it has succeeded. */
   const ensured = (spec: ConsumerSpec): Effect.Effect<FoundStream> =>
@@ -163,6 +183,7 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
   const pull = (spec: ConsumerSpec, messages: number) => {
     const options = {
       counts: counts[spec.part],
+      volume: storage.volumes[spec.part],
       connection,
       incoming,
       stream: streams[spec.part],
@@ -197,32 +218,27 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
     )
   }).pipe(repairing.withPermits(1))
 
-  yield* Effect.suspend(() =>
-    maintain(jsm, { logs: streams.logs.name, query: streams.query.name, parked: streams.parked.name }),
-  ).pipe(
-    Effect.catch((error) => Effect.logDebug(error.message)),
-    Effect.repeat(Schedule.jittered(Schedule.spaced("10 seconds"))),
-    Effect.forkScoped,
-  )
-
-  // Unknown while the connection is being made again: then the last one counts.
-  let lastMaxPayload = 1024 * 1024
-  const maxPayload = () => (lastMaxPayload = connection.info?.max_payload ?? lastMaxPayload)
-  maxPayload()
   return Broker.of({
     maxPayload,
-    isConnected: () => reconnects.connected && !connection.isClosed(),
+    isConnected,
+    storage: storage.state,
     state: brokerState(jsm, settings, counts),
     appends: pull(intakeConsumer("logs", settings), appendsPull),
     queries: pull(intakeConsumer("query", settings), queriesPull),
     publish: (events) =>
-      publishAll(events, (event) => toMessage(settings.responseTopic, event), sizeOf).pipe(
-        Effect.tapError(() => repair),
-      ),
+      storage
+        .storeEvents(
+          events.length,
+          publishAll(events, (event) => toMessage(settings.responseTopic, event), sizeOf),
+        )
+        .pipe(Effect.tapError(() => repair)),
     deadLetter: (delivery: Delivery, reason) =>
       delivery instanceof NatsDelivery
         ? Effect.suspend(() =>
-            publishMade(publishAll, deadLetterMessages(settings.deadTopic, delivery, reason, maxPayload())),
+            storage.store(
+              "dead letters",
+              publishMade(publishAll, deadLetterMessages(settings.deadTopic, delivery, reason, maxPayload())),
+            ),
           ).pipe(Effect.tapError(() => repair))
         : foreign("dead letter"),
     park: (kind, shard, all) =>
@@ -236,8 +252,13 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
           if (message === undefined) tooLarge.push(delivery)
           else messages.push(message)
         }
-        return Effect.as(publishMade(parkAll, messages), tooLarge)
-      }).pipe(Effect.tapError(() => repair)),
+        return storage.store("parked requests", publishMade(parkAll, messages)).pipe(
+          Effect.as<ReadonlyArray<Delivery>>(tooLarge),
+          // They go back to the intake, where they have their room already.
+          Effect.catchIf(isStoreFull, () => Effect.succeed(all)),
+          Effect.tapError(() => repair),
+        )
+      }),
     parked: (kind, shard) =>
       pullSetAside(parkedConsumer(kind, shard, settings), kind === "appends" ? appendsPull : queriesPull),
     retries: pullSetAside(retryConsumer(settings), appendsPull),

@@ -19,12 +19,13 @@ import { firstHeader } from "./headers.ts"
 import type { Incoming } from "./Incoming.ts"
 import { NatsDelivery } from "./NatsDelivery.ts"
 import type { FoundStream, StreamLives } from "./StreamLife.ts"
+import type { Volume } from "./Volume.ts"
 
 /** Bytes that one request may bring; it must take the largest message at least. */
 const requestBytes = 8 * 1024 * 1024
 
 /** How long a request stays open, how often the broker gives a sign meanwhile, and what silence is too long. */
-const expiresMillis = 30_000
+export const expiresMillis = 30_000
 const heartbeatMillis = 5_000
 const silenceMillis = 3 * heartbeatMillis
 
@@ -41,6 +42,7 @@ export interface IntakeCounts {
 
 export interface Options {
   readonly counts: IntakeCounts
+  readonly volume: Volume
   readonly connection: NatsConnection
   readonly incoming: Incoming
   /** Shared by all consumers of the stream. */
@@ -98,6 +100,7 @@ class Intake {
       if (!isNonEmpty(taken)) return
       this.#options.counts.buffered -= taken.length
       this.#options.counts.taken += taken.length
+      this.#options.volume.add(taken.length, this.#bufferBytes)
       this.#buffer = []
       this.#bufferBytes = 0
       this.#deliver = undefined

@@ -6,7 +6,6 @@
  */
 import {
   AckPolicy,
-  type ConsumerConfig,
   DeliverPolicy,
   DiscardPolicy,
   JetStreamApiError,
@@ -18,8 +17,11 @@ import {
 } from "@nats-io/jetstream"
 import { Effect, Result, Schema } from "effect"
 import { BrokerUnavailable, type ParkedKind } from "./Broker.ts"
-import type { FoundStream } from "./StreamLife.ts"
+import { ackWaitMillis, consumerProblem, type ConsumerSpec } from "./consumerRules.ts"
+import { lacksRoom } from "./refusals.ts"
 import { parkedSubject, parkedTopic, retrySubject, shardToken } from "./setAside.ts"
+import type { FoundStream } from "./StreamLife.ts"
+import { type StreamPart, streamParts, streamProblem, streamRemarks, type StreamSubjects } from "./streamRules.ts"
 
 /** A stream that exists can't serve; only its owner can decide what to do. */
 export class BrokerMisconfigured extends Schema.TaggedError<BrokerMisconfigured>()("BrokerMisconfigured", {
@@ -37,16 +39,6 @@ export interface Topics {
   readonly responseTopic: string
   readonly deadTopic: string
   readonly replicas: number
-}
-
-/** A durable pull consumer that all workers share. */
-export interface ConsumerSpec {
-  /** The stream that it is on. */
-  readonly part: keyof Provisioned
-  readonly name: string
-  readonly filter: string
-  /** Deliveries that may be under way or handed back at the same time, over all workers. */
-  readonly ackPendingMax: number
 }
 
 /** The consumer of an intake stream. */
@@ -73,40 +65,99 @@ export const retryConsumer = ({ logsTopic }: Topics): ConsumerSpec => ({
   ackPendingMax,
 })
 
-/** Delivered again after this long without ack, nak or `working`, in milliseconds. */
-export const ackWaitMillis = 30_000
-
 const ackPendingMax = 100_000
 
 /** Reads of a lost shard are handed back again and again while they are parked; so many are enough to see that it is back. */
 const parkedReadsPendingMax = 1_000
 
-/** What `provision` found or made. */
-export interface Provisioned {
-  readonly logs: FoundStream
-  readonly query: FoundStream
-  readonly parked: FoundStream
-}
+/** The streams that `provision` found or made. */
+export type Provisioned = Record<StreamPart, FoundStream>
 
 const nanos = (millis: number) => millis * 1_000_000
 
 export const attempt = <A>(operation: string, run: () => Promise<A>): Effect.Effect<A, BrokerUnavailable> =>
   Effect.tryPromise({ try: run, catch: (cause) => new BrokerUnavailable({ operation, cause }) })
 
-const streamName = (topic: string) => `objectlog_${topic.replaceAll(".", "_")}`
+export const streamName = (topic: string) => `objectlog_${topic.replaceAll(".", "_")}`
 
-const intake = (
-  topic: string,
-  replicas: number,
-): Partial<StreamConfig> & { name: string; subjects: Array<string> } => ({
-  name: streamName(topic),
-  subjects: [topic],
-  storage: StorageType.File,
-  retention: RetentionPolicy.Limits,
-  num_replicas: replicas,
-  // The least that the server takes. Its window is per stream, not per object, and a retry that it swallows would get no
-  // event; the shards keep message ids for ever anyway.
-  duplicate_window: nanos(100),
+/** What each stream captures. */
+export const streamSubjects = ({ deadTopic, logsTopic, queryTopic, responseTopic }: Topics): StreamSubjects => ({
+  logs: [logsTopic],
+  query: [queryTopic],
+  parked: [`${parkedTopic(logsTopic)}.>`],
+  response: [responseTopic, `${responseTopic}.>`],
+  dead: [`${deadTopic}.>`],
+})
+
+type NewStream = Partial<StreamConfig> & { readonly name: string; readonly subjects: Array<string> }
+
+/** What a stream is made as where there is none. */
+const newStream = (part: StreamPart, topics: Topics): NewStream => {
+  const { deadTopic, logsTopic, queryTopic, replicas, responseTopic } = topics
+  const topic = {
+    logs: logsTopic,
+    query: queryTopic,
+    parked: parkedTopic(logsTopic),
+    response: responseTopic,
+    dead: deadTopic,
+  }
+  const isIntake = part === "logs" || part === "query"
+  return {
+    name: streamName(topic[part]),
+    subjects: [...streamSubjects(topics)[part]],
+    storage: StorageType.File,
+    retention: RetentionPolicy.Limits,
+    num_replicas: replicas,
+    // Of the intakes the least that the server takes. Its window is per stream, not per object, and a retry that it swallows
+    // would get no event; the shards keep message ids for ever anyway.
+    duplicate_window: nanos(isIntake ? 100 : 120_000),
+    ...(part === "response" ? { discard: DiscardPolicy.Old, max_age: nanos(24 * 3_600_000) } : {}),
+  }
+}
+
+/**
+ * Bytes of events that are kept, at most. The server sets them aside when it makes the stream, and finds the stream again
+ * only while it has that much: so it is less where it has less.
+ */
+const eventsBytes = { most: 1024 ** 3, least: 32 * 1024 ** 2 }
+
+const mebibytes = (bytes: number) => `${bytes / 1024 ** 2} MiB`
+
+const addStream = (jsm: JetStreamManager, config: NewStream): Effect.Effect<StreamInfo, BrokerUnavailable> =>
+  attempt("create stream", () => jsm.streams.add(config)).pipe(
+    Effect.catchIf(lacksRoom, ({ cause }) => {
+      const wanted = config.max_bytes === undefined ? "" : ` to set ${config.max_bytes} bytes aside`
+      const reason = cause instanceof Error ? cause.message : String(cause)
+      return Effect.fail(
+        new BrokerUnavailable({
+          operation: "create stream",
+          cause: new Error(
+            `${config.name}: the server has no room${wanted} (${reason}); free disk space, or raise max_file_store or the account's max_storage`,
+          ),
+        }),
+      )
+    }),
+  )
+
+/** The stream of the events, as large as the server allows. */
+const addResponse = Effect.fnUntraced(function* (
+  jsm: JetStreamManager,
+  config: NewStream,
+): Effect.fn.Return<StreamInfo, BrokerUnavailable> {
+  for (let size = eventsBytes.most; ; size /= 2) {
+    const made = yield* Effect.result(attempt("create stream", () => jsm.streams.add({ ...config, max_bytes: size })))
+    if (Result.isSuccess(made) && size === eventsBytes.most) return made.success
+    if (Result.isSuccess(made)) {
+      // It is more than half of what the server has, which is there for requests in the first place.
+      const taken = Math.max(size / 2, eventsBytes.least)
+      yield* Effect.logWarning(
+        `stream ${config.name}: the server has no room to set ${mebibytes(eventsBytes.most)} aside, so the last ${mebibytes(taken)} of events are kept`,
+      )
+      return yield* attempt("update stream", () => jsm.streams.update(config.name, { max_bytes: taken }))
+    }
+    if (size <= eventsBytes.least) return yield* addStream(jsm, { ...config, max_bytes: size })
+    if (!lacksRoom(made.failure)) return yield* made.failure
+  }
 })
 
 export const findStream = (
@@ -118,81 +169,59 @@ export const findStream = (
     return undefined
   })
 
-/** Whether every subject that `inner` matches is matched by `outer`. */
-export const covers = (outer: string, inner: string): boolean => {
-  const [out, inn] = [outer.split("."), inner.split(".")]
-  for (let i = 0; i < out.length; i++) {
-    if (out[i] === ">") return inn.length > i
-    if (inn[i] === undefined || inn[i] === ">") return false
-    if (out[i] !== "*" && out[i] !== inn[i]) return false
-  }
-  return out.length === inn.length
-}
-
-/** Why an existing stream can't serve, if it can't. */
-export const streamProblem = (config: StreamConfig, subject: string): string | undefined => {
-  // The server finds streams that overlap with a subject; one that captures a part of it stands in the way of ours.
-  if (!config.subjects.some((captured) => covers(captured, subject))) {
-    return `expected it to capture ${subject}, got ${config.subjects.join(", ")}`
-  }
-  if (config.sealed) return "is sealed, so nothing can be stored in it"
-  if (config.no_ack) return "has no_ack set, so publishing to it can't be confirmed"
-  if (config.retention !== RetentionPolicy.Limits) return `expected retention by limits, got ${config.retention}`
-  return undefined
-}
-
 /** The server's code for a stream of that name with another configuration. */
 const nameInUse = 10058
 
-/** The stream that captures the subject, made if there is none. */
+/** The stream of a part, made if there is none that captures its subject. */
 const ensureStream = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
-  config: Partial<StreamConfig> & { name: string; subjects: Array<string> },
+  part: StreamPart,
+  topics: Topics,
 ): Effect.fn.Return<FoundStream, BrokerUnavailable | BrokerMisconfigured> {
-  const subject = config.subjects[0]!
+  const wanted = newStream(part, topics)
+  const subject = wanted.subjects[0]!
   let found = yield* findStream(jsm, subject)
   if (found === undefined) {
-    const created = yield* Effect.result(attempt("create stream", () => jsm.streams.add(config)))
-    if (Result.isSuccess(created)) return { name: config.name, created: created.success.created }
+    const created = yield* Effect.result(part === "response" ? addResponse(jsm, wanted) : addStream(jsm, wanted))
+    if (Result.isSuccess(created)) return { name: wanted.name, created: created.success.created }
     // Another worker may have been faster.
     found = yield* findStream(jsm, subject)
     if (found === undefined) {
       const { cause } = created.failure
       if (!(cause instanceof JetStreamApiError) || cause.code !== nameInUse) return yield* created.failure
       return yield* new BrokerMisconfigured({
-        stream: config.name,
+        stream: wanted.name,
         problem: `exists and does not capture ${subject}`,
       })
     }
   }
   const { name } = found.config
-  const problem = streamProblem(found.config, subject)
+  const problem = streamProblem(part, found.config, streamSubjects(topics))
   if (problem !== undefined) return yield* new BrokerMisconfigured({ stream: name, problem })
   return { name, created: found.created }
 })
 
-/** Why an existing consumer can't serve, if it can't: it would skip or drop requests. */
-export const consumerProblem = (config: ConsumerConfig, filter: string): string | undefined => {
-  const filters = config.filter_subjects ?? (config.filter_subject === undefined ? [] : [config.filter_subject])
-  if (config.deliver_subject !== undefined) return "expected a pull consumer, got a push consumer"
-  if (config.ack_policy !== AckPolicy.Explicit) return `expected explicit acknowledgement, got ${config.ack_policy}`
-  if (config.deliver_policy !== DeliverPolicy.All) {
-    return `expected delivery of all messages, got ${config.deliver_policy}, which skips some`
+/** Says what an operator should know of streams that were made by somebody else. */
+export const remarkOnStreams = Effect.fnUntraced(function* (
+  jsm: JetStreamManager,
+  topics: Topics,
+  streams: Provisioned,
+) {
+  for (const part of streamParts) {
+    const { config } = yield* attempt("stream info", () => jsm.streams.info(streams[part].name))
+    for (const remark of streamRemarks(part, config, topics.replicas)) {
+      yield* Effect.logWarning(`stream ${config.name}: ${remark}`)
+    }
   }
-  if ((config.max_deliver ?? -1) > 0) return `expected deliveries without limit, got ${config.max_deliver} at most`
-  if (filters.length > 0 && (filters.length > 1 || filters[0] !== filter)) {
-    return `expected the filter ${filter}, got ${filters.join(", ")}`
-  }
-  if (config.headers_only === true) return "expected whole messages, got headers_only"
-  return undefined
-}
+})
 
 /** Finds or creates a consumer. */
 export const ensureConsumer = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
   stream: string,
-  { name, filter, ackPendingMax: ackPending }: Omit<ConsumerSpec, "part">,
+  spec: Omit<ConsumerSpec, "part">,
 ): Effect.fn.Return<void, BrokerUnavailable | BrokerMisconfigured> {
+  const { name } = spec
   const exists = attempt("find consumer", () => jsm.consumers.info(stream, name))
   const create = attempt("create consumer", () =>
     jsm.consumers.add(stream, {
@@ -201,16 +230,16 @@ export const ensureConsumer = Effect.fnUntraced(function* (
       deliver_policy: DeliverPolicy.All,
       ack_wait: nanos(ackWaitMillis),
       max_deliver: -1,
-      max_ack_pending: ackPending,
-      filter_subject: filter,
+      max_ack_pending: spec.ackPendingMax,
+      filter_subject: spec.filter,
     }),
   )
   // The third time for whoever lost the race to create it.
   const { config } = yield* Effect.firstSuccessOf([exists, create, exists])
-  const misconfigured = (problem: string) =>
-    new BrokerMisconfigured({ stream, problem: `consumer ${name}: ${problem}` })
-  const problem = consumerProblem(config, filter)
-  if (problem !== undefined) return yield* misconfigured(problem)
+  const problem = consumerProblem(config, spec)
+  if (problem !== undefined) {
+    return yield* new BrokerMisconfigured({ stream, problem: `consumer ${name}: ${problem}` })
+  }
 })
 
 /** Finds or creates everything that a worker needs. */
@@ -218,39 +247,16 @@ export const provision = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
   topics: Topics,
 ): Effect.fn.Return<Provisioned, BrokerUnavailable | BrokerMisconfigured> {
-  const { replicas } = topics
-  const logs = yield* ensureStream(jsm, intake(topics.logsTopic, replicas))
-  const query = yield* ensureStream(jsm, intake(topics.queryTopic, replicas))
-  yield* ensureStream(jsm, {
-    name: streamName(topics.responseTopic),
-    subjects: [topics.responseTopic, `${topics.responseTopic}.>`],
-    storage: StorageType.File,
-    retention: RetentionPolicy.Limits,
-    num_replicas: replicas,
-    discard: DiscardPolicy.Old,
-    max_age: nanos(24 * 3_600_000),
-    max_bytes: 1024 ** 3,
-    duplicate_window: nanos(120_000),
-  })
-  yield* ensureStream(jsm, {
-    name: streamName(topics.deadTopic),
-    subjects: [`${topics.deadTopic}.>`],
-    storage: StorageType.File,
-    retention: RetentionPolicy.Limits,
-    num_replicas: replicas,
-    duplicate_window: nanos(120_000),
-  })
-  const parked = yield* ensureStream(jsm, {
-    name: streamName(parkedTopic(topics.logsTopic)),
-    subjects: [`${parkedTopic(topics.logsTopic)}.>`],
-    storage: StorageType.File,
-    retention: RetentionPolicy.Limits,
-    num_replicas: replicas,
-    duplicate_window: nanos(120_000),
-  })
-  yield* ensureConsumer(jsm, logs.name, intakeConsumer("logs", topics))
-  yield* ensureConsumer(jsm, query.name, intakeConsumer("query", topics))
-  return { logs, query, parked }
+  const found = {
+    logs: yield* ensureStream(jsm, "logs", topics),
+    query: yield* ensureStream(jsm, "query", topics),
+    response: yield* ensureStream(jsm, "response", topics),
+    dead: yield* ensureStream(jsm, "dead", topics),
+    parked: yield* ensureStream(jsm, "parked", topics),
+  }
+  yield* ensureConsumer(jsm, found.logs.name, intakeConsumer("logs", topics))
+  yield* ensureConsumer(jsm, found.query.name, intakeConsumer("query", topics))
+  return found
 })
 
 /** Others may look at the stream with consumers of their own. */

@@ -11,6 +11,7 @@ import type { Reconnects } from "./deliveries.ts"
 import { blockText } from "./headers.ts"
 import type { Incoming } from "./Incoming.ts"
 import type { Outgoing } from "./Outgoing.ts"
+import { fullStoreIn } from "./refusals.ts"
 
 /** A message for a stream, which confirms it. */
 export interface Message {
@@ -169,6 +170,9 @@ export const makePublisher = Effect.fnUntraced(function* (
     for (let i = 1; ; i++) {
       const failure = yield* sendOnce(slice, toMessage)
       if (failure === undefined) return
+      // Waiting makes no room.
+      const full = fullStoreIn(failure)
+      if (full !== undefined) return yield* new BrokerUnavailable({ operation: "publish", cause: full })
       if (i === attempts) return yield* failed(`${slice.length} messages: ${failure}`)
       yield* Effect.sleep(pauseMillis * 2 ** (i - 1))
     }

@@ -16,6 +16,8 @@ export interface NatsServerOptions {
   readonly port: number
   /** Fail when the port is in use, rather than take the next one. Default: false. */
   readonly portIsFixed?: boolean
+  /** Bytes that JetStream may store in files. */
+  readonly maxFileStore?: number
 }
 
 const host = "127.0.0.1"
@@ -27,10 +29,11 @@ const configuration = (options: {
   readonly port: number
   readonly dataDir: string
   readonly name: string
+  readonly maxFileStore: number | undefined
 }) => `# Written by objectlog at every start.
 server_name: ${JSON.stringify(options.name)}
 listen: "${host}:${options.port}"
-jetstream { store_dir: ${JSON.stringify(options.dataDir)} }
+jetstream { store_dir: ${JSON.stringify(options.dataDir)}${options.maxFileStore === undefined ? "" : `, max_file_store: ${options.maxFileStore}`} }
 pid_file: ${JSON.stringify(`${options.dataDir}/nats-server.pid`)}
 `
 
@@ -64,7 +67,7 @@ const make = Effect.fnUntraced(function* (options: NatsServerOptions) {
   const startAt = Effect.fnUntraced(function* (port: number) {
     const url = `nats://${host}:${port}`
     const name = `objectlog-${randomUUID()}`
-    yield* fs.writeFileString(config, configuration({ port, dataDir, name }))
+    yield* fs.writeFileString(config, configuration({ port, dataDir, name, maxFileStore: options.maxFileStore }))
     const control = yield* startServer({
       name: "nats-server",
       command,

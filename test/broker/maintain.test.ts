@@ -3,11 +3,12 @@ import { AckPolicy, jetstream, jetstreamManager } from "@nats-io/jetstream"
 import { connect } from "@nats-io/transport-node"
 import { assert, layer } from "@effect/vitest"
 import { Effect } from "effect"
-import { maintain } from "../../src/broker/maintain.ts"
+import { margin, purgeDone } from "../../src/broker/maintain.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { TestNats } from "../embedded/testServers.ts"
 
-const streams = { logs: "objectlog_logs", query: "objectlog_query", parked: "objectlog_logs_parked" }
+const streams = { parked: "objectlog_logs_parked" }
+const topics = { logsTopic: "logs", queryTopic: "query", responseTopic: "response", deadTopic: "dead", replicas: 1 }
 const lost = "logs_parked.appends.a"
 const fine = "logs_parked.appends.b"
 
@@ -31,11 +32,7 @@ layer(TestNats.layer, { excludeTestServices: true, timeout: "30 seconds" })("upk
             max_ack_pending: 10_000,
           })
         yield* Effect.promise(async () => {
-          await jsm.streams.add({ name: streams.logs, subjects: ["logs"] })
-          await jsm.streams.add({ name: streams.query, subjects: ["query"] })
           await jsm.streams.add({ name: streams.parked, subjects: ["logs_parked.>"] })
-          await addConsumer(streams.logs, "objectlog", "logs")
-          await addConsumer(streams.query, "objectlog", "query")
           await addConsumer(streams.parked, "appends_a", lost)
           await addConsumer(streams.parked, "appends_b", fine)
         })
@@ -52,8 +49,9 @@ layer(TestNats.layer, { excludeTestServices: true, timeout: "30 seconds" })("upk
           await work("appends_a", 2_000, kept)
           await work("appends_b", 2_000)
         })
-        yield* maintain(jsm, streams)
-        yield* maintain(jsm, streams)
+        const upkeep = purgeDone(jsm, topics, "parked", streams.parked, margin("parked", -1), 0)
+        yield* upkeep
+        yield* upkeep
         const after = yield* Effect.promise(async () => ({
           pending: (await jsm.consumers.info(streams.parked, "appends_a")).num_ack_pending,
           state: (await jsm.streams.info(streams.parked)).state,
@@ -67,7 +65,7 @@ layer(TestNats.layer, { excludeTestServices: true, timeout: "30 seconds" })("upk
           await Promise.all(Array.from({ length: 2_000 }, () => js.publish(fine, "x")))
           await work("appends_b", 2_000)
         })
-        yield* maintain(jsm, streams)
+        yield* upkeep
         const { state } = yield* Effect.promise(() => jsm.streams.info(streams.parked))
         assert.strictEqual(state.first_seq, after.state.first_seq)
       }),

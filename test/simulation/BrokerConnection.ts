@@ -315,6 +315,7 @@ export class BrokerConnection {
     return Broker.of({
       maxPayload: () => broker.maxPayload,
       isConnected: () => this.up,
+      storage: () => ({ isStoring: true, troubles: [], silentSince: undefined }),
       state: Effect.succeed({ appends: undefined, queries: undefined, missing: [] }),
       appends: this.#subscribe(broker.appends),
       queries: this.#subscribe(broker.queries),
