@@ -29,7 +29,7 @@ class LongestFirst extends BaseSequencer {
 /** Those that need neither a process nor a server, and change nothing outside of themselves: they share one import of Effect. */
 const inMemory = [
   "test/{domain,placement}/*.test.ts",
-  "test/*/{Memory,plan,transient,Letter,headers}.test.ts",
+  "test/*/{Memory,plan,transient,Letter,Violations,headers,setAside,Window}.test.ts",
   "test/observe/{Health,Metrics,Sampler,TracingSettings,Watchdog,traceContext}.test.ts",
   "test/load/{Reader,ledger,measures}.test.ts",
   "test/pipeline/{Worker,traces}.test.ts",

@@ -2,7 +2,8 @@
  * Every setting: name, default, what is allowed. A wrong value is one typed error that names the variable, the value and
  * what is allowed; nothing has been touched then. Secrets are `Redacted` from here on.
  */
-import { Effect, FileSystem, Redacted } from "effect"
+import { Effect, FileSystem, Redacted, Result } from "effect"
+import { readServers } from "./broker/connectionOptions.ts"
 import { parkedTopic } from "./broker/setAside.ts"
 import { ConfigInvalid, given, integer, parsed } from "./ConfigValue.ts"
 import { tracingSettings, type TracingSettings } from "./observe/TracingSettings.ts"
@@ -91,17 +92,13 @@ const shownItem = (items: ReadonlyArray<string>, index: number): string =>
   items.some((item) => /@|password/i.test(item)) ? `<redacted>, item ${index + 1}` : items[index]!.trim()
 
 /** A server list; never shown in an error, since it may hold a password. */
-const natsUrl = Effect.flatMap(given("NATS_URL"), (value) => {
+export const natsUrl = Effect.flatMap(given("NATS_URL"), (value) => {
   if (value === undefined) return Effect.succeed(undefined)
-  const allowed = "host:port or nats://host:port, several parted by commas"
-  const servers = value.split(",")
-  for (const [index, server] of servers.entries()) {
-    const url = URL.parse(server.includes("://") ? server.trim() : `nats://${server.trim()}`)
-    if (url === null || url.hostname === "" || !["nats:", "tls:"].includes(url.protocol)) {
-      return Effect.fail(new ConfigInvalid({ variable: "NATS_URL", value: shownItem(servers, index), allowed }))
-    }
-  }
-  return Effect.succeed(Redacted.make(value))
+  return Result.match(readServers(value), {
+    onSuccess: () => Effect.succeed(Redacted.make(value)),
+    onFailure: ({ allowed, index }) =>
+      Effect.fail(new ConfigInvalid({ variable: "NATS_URL", value: shownItem(value.split(","), index), allowed })),
+  })
 })
 
 const shardNamePattern = /^[A-Za-z0-9_.:[\]-]{1,128}$/

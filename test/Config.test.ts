@@ -161,6 +161,11 @@ describe("wrong values", () => {
   it.effect("a list names the item that is wrong", () =>
     Effect.gen(function* () {
       assert.strictEqual(yield* message({ NATS_URL: "a:1, b:x ,c:1" }), `NATS_URL: expected ${nats}, got "b:x"`)
+      assert.strictEqual(yield* message({ NATS_URL: "a?tls=true" }), `NATS_URL: expected ${nats}, got "a?tls=true"`)
+      assert.strictEqual(
+        yield* message({ NATS_URL: "nats://u:secret@a,nats://u:other@b" }),
+        'NATS_URL: expected the same user and password, or token, for all servers, got "<redacted>, item 2"',
+      )
       assert.strictEqual(yield* message({ NATS_URL: "a:1,,c:1" }), `NATS_URL: expected ${nats}, got ""`)
       assert.strictEqual(yield* message({ POSTGRES_IPS: "a,,b" }), `POSTGRES_IPS: expected ${shards}, got ""`)
       assert.strictEqual(yield* message({ POSTGRES_IPS: "a,b:x" }), `POSTGRES_IPS: expected ${shards}, got "b:x"`)

@@ -20,6 +20,50 @@ export class BrokerUnavailable extends Schema.TaggedError<BrokerUnavailable>()("
   }
 }
 
+/** The connection to the broker has ended, and nothing makes it again: what needs it can't go on in this process. */
+export class BrokerClosed extends Schema.TaggedError<BrokerClosed>()("BrokerClosed", { reason: Schema.String }) {
+  override get message(): string {
+    return `the connection to the broker has ended for good (${this.reason}): a new start makes a new one`
+  }
+}
+
+/** What a worker does at the broker, as far as the broker can refuse it the right to. */
+export const operations = ["pull", "acknowledge", "request", "receive", "event", "copy", "dead letter", "park"] as const
+
+export type Operation = (typeof operations)[number]
+
+/** Something that is wrong between this worker and the broker. */
+export interface Trouble {
+  /** In words. */
+  readonly text: string
+  /** Whether the worker can't do its work meanwhile; otherwise a part of it. */
+  readonly disabling: boolean
+}
+
+/** What this process knows of its connection without asking the broker. */
+export interface ConnectionView {
+  readonly connected: boolean
+  /** Attempts to make a lost connection again, so far. */
+  readonly attempts: number
+  readonly troubles: ReadonlyArray<Trouble>
+  /** The broker neither refuses for lack of room nor goes on without confirming anything. */
+  readonly isStoring: boolean
+  /** Since when it has confirmed nothing although it is connected, in milliseconds. */
+  readonly silentSince: number | undefined
+  /** How often the broker has refused the right to something, so far. */
+  readonly violations: Readonly<Record<Operation, number>>
+}
+
+/** A connection of which there is nothing to say. */
+export const untroubled: ConnectionView = {
+  connected: true,
+  attempts: 0,
+  troubles: [],
+  isStoring: true,
+  silentSince: undefined,
+  violations: Object.fromEntries(operations.map((operation) => [operation, 0])) as Record<Operation, number>,
+}
+
 /**
  * One delivery of a stored message. Its stamp and subject are those of the request: one that was set aside is delivered
  * with what the intake gave it. Exactly one of `ack` and `retry` settles it; a delivery that is neither settled nor
@@ -92,18 +136,8 @@ export interface BrokerState {
   /** `undefined`: there is none. */
   readonly appends: ConsumerState | undefined
   readonly queries: ConsumerState | undefined
-  /** Streams and consumers that should be there and are not, in words. */
-  readonly missing: ReadonlyArray<string>
-}
-
-/** How the broker stores what is sent. */
-export interface StorageState {
-  /** It neither refuses for lack of room nor goes on without confirming anything. */
-  readonly isStoring: boolean
-  /** Everything that is wrong with that, and with what keeps it, in words. */
-  readonly troubles: ReadonlyArray<string>
-  /** Since when it has confirmed nothing although it is connected, in milliseconds. */
-  readonly silentSince: number | undefined
+  /** Streams and consumers that are missing, or can't serve as they are; in words. */
+  readonly problems: ReadonlyArray<string>
 }
 
 export class Broker extends Context.Service<
@@ -111,9 +145,9 @@ export class Broker extends Context.Service<
   {
     /** Largest message that the server takes, headers included, in bytes. May change with a reconnect. */
     readonly maxPayload: () => number
-    readonly isConnected: () => boolean
-    /** As this worker last saw it. */
-    readonly storage: () => StorageState
+    readonly connection: () => ConnectionView
+    /** Fails when the connection has ended for good. */
+    readonly closed: Effect.Effect<never, BrokerClosed>
     /** Asks the broker for the state of everything that a worker uses: some requests, so not to be asked all the time. */
     readonly state: Effect.Effect<BrokerState, BrokerUnavailable>
     /**

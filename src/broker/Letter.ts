@@ -6,7 +6,7 @@
  */
 import { Option, Schema } from "effect"
 import type { Stamp } from "../domain/LogEntry.ts"
-import { fromKept, letterHeader, letterId } from "./deadLetter.ts"
+import { letterHeader, letterId, unkept } from "./deadLetter.ts"
 import { type Headers, parseHeaders } from "./headers.ts"
 
 /** The code of a message that is no dead letter of ours. */
@@ -75,9 +75,8 @@ const readPart = (headers: Headers): Piece["part"] => {
 /** Reads one message. Ours are told by their place: a sender's header of the same name comes behind. */
 const readPiece = (message: StoredMessage): Piece => {
   const headers = parseHeaders(message.headers)
-  const [code, reason, subject, seqText, timestamp, id] = reasonNames.map((name, at) =>
-    headers[at]?.[0] === name ? headers[at][1] : undefined,
-  )
+  const added = new Map(headers.slice(0, reasonNames.length))
+  const [code, reason, subject, seqText, timestamp, id] = reasonNames.map((name) => added.get(name))
   const seq = digits(seqText)
   const stamp =
     seq !== undefined && /^\d{1,19}$/.test(timestamp ?? "") ? { seq, timestamp: BigInt(timestamp!) } : undefined
@@ -96,7 +95,7 @@ const readPiece = (message: StoredMessage): Piece => {
       identity: "",
     }
   }
-  const own = headers.slice(reasonNames.length).map(([name, value]) => [fromKept(name), value] as const)
+  const own = headers.slice(reasonNames.length).map(unkept)
   const letter = { ...known, code, reason, subject, stamp, headers: part === undefined ? own : [], missingParts: 0 }
   return { letter, part, identity }
 }

@@ -12,6 +12,7 @@ import {
   type Delivery,
   type OutgoingEvent,
   type ParkedKind,
+  untroubled,
 } from "./Broker.ts"
 import type { TraceHeaders } from "../observe/traceContext.ts"
 import { MemoryDelivery, MemoryStream, Stamper, type StoredMessage, Timers } from "./MemoryStream.ts"
@@ -125,9 +126,9 @@ export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<Broker | M
 
       const broker = Broker.of({
         maxPayload: () => maxPayload,
-        isConnected: () => true,
-        storage: () => ({ isStoring: true, troubles: [], silentSince: undefined }),
-        state: Effect.sync(() => ({ appends: appends.state(), queries: queries.state(), missing: [] })),
+        connection: () => untroubled,
+        closed: Effect.never,
+        state: Effect.sync(() => ({ appends: appends.state(), queries: queries.state(), problems: [] })),
         appends: Stream.fromPull(Effect.succeed(appends.take)),
         queries: Stream.fromPull(Effect.succeed(queries.take)),
         publish: (outgoing) =>

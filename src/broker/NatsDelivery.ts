@@ -1,7 +1,7 @@
 /** One delivery of a JetStream message: its stamp, its headers, and how it is settled. */
 import type { MessageTrace } from "../observe/MessageTrace.ts"
 import type { Delivery } from "./Broker.ts"
-import { blockText, firstHeader, type Headers, headerValue, parseHeaders } from "./headers.ts"
+import { firstHeader, type Headers, headerValue, parseHeaders } from "./headers.ts"
 import { numberIn } from "./Incoming.ts"
 import { readSetAside } from "./setAside.ts"
 import type { Life, StreamLives } from "./StreamLife.ts"
@@ -31,7 +31,8 @@ export class NatsDelivery implements Delivery {
   trace: MessageTrace | undefined = undefined
   readonly #payload: string | Uint8Array
   readonly #reply: string
-  readonly #headers: string
+  /** The block, or what was read from it. */
+  readonly #headers: string | Headers
   readonly #streams: StreamLives
   readonly #life: Life
   #settled = false
@@ -53,7 +54,7 @@ export class NatsDelivery implements Delivery {
     this.#reply = reply
     this.#streams = streams
     this.#life = streams.current
-    this.#headers = found === undefined ? headers : blockText(found.headers)
+    this.#headers = found?.headers ?? headers
     this.#payload = payload
     this.deliveryCount = numberIn(reply, dots[first]! + 1, dots[first + 1]!)
     this.subject = found?.origin.subject ?? subject
@@ -71,12 +72,14 @@ export class NatsDelivery implements Delivery {
   }
 
   header(name: string): string | undefined {
-    const value = firstHeader(this.#headers, name)
+    const headers = this.#headers
+    const value =
+      typeof headers === "string" ? firstHeader(headers, name) : headers.find(([wanted]) => wanted === name)?.[1]
     return value === undefined ? undefined : headerValue(value)
   }
 
   headers(): Headers {
-    return parseHeaders(this.#headers)
+    return typeof this.#headers === "string" ? parseHeaders(this.#headers) : this.#headers
   }
 
   ack(): void {

@@ -7,6 +7,7 @@
  * It goes out through the library's own queue, in order with everything else.
  */
 import type { NatsConnection } from "@nats-io/transport-node"
+import type { HeaderBlock } from "./headers.ts"
 
 /** Text that is handed on before the turn ends, in characters: what is under way stays bounded, and the server can begin. */
 const pieceLength = 64 * 1024
@@ -17,12 +18,19 @@ interface Protocol {
 }
 
 const beyondAscii = /[\u0080-\uffff]/
+
+/** One word of the protocol: nothing that ends it, or its line. */
+const word = /^[^\0- \u007f]+$/
 const lineEnd = Buffer.from("\r\n")
 
 export class Outgoing {
   readonly #connection: NatsConnection
   readonly #protocol: Protocol
   #text = ""
+  /** The subject and reply of the last message, checked and joined: those of one slice are the same. */
+  #lastSubject = ""
+  #lastReply: string | undefined
+  #lastTo = ""
 
   constructor(connection: NatsConnection) {
     this.#connection = connection
@@ -30,11 +38,11 @@ export class Outgoing {
   }
 
   /**
-   * Sends a message with headers, a text as `blockText` makes it. Throws where the connection is closed, and for a message
-   * beyond `max_payload`, for which the server would close it.
+   * Sends a message. Throws where the connection is closed, for a message beyond `max_payload`, for which the server would
+   * close it, and for what is no subject.
    */
-  publish(subject: string, reply: string | undefined, headers: string, payload: string | Uint8Array): void {
-    const to = reply === undefined ? subject : `${subject} ${reply}`
+  publish(subject: string, reply: string | undefined, headers: HeaderBlock, payload: string | Uint8Array): void {
+    const to = this.#to(subject, reply)
     if (typeof payload === "string" && !beyondAscii.test(headers)) {
       const size = headers.length + Buffer.byteLength(payload)
       this.#check(size)
@@ -52,6 +60,16 @@ export class Outgoing {
   /** Answers a delivery; `answer` is ASCII. */
   answer(subject: string, answer: string): void {
     this.#write(`PUB ${subject} ${answer.length}\r\n${answer}\r\n`)
+  }
+
+  #to(subject: string, reply: string | undefined): string {
+    if (subject === this.#lastSubject && reply === this.#lastReply) return this.#lastTo
+    for (const each of reply === undefined ? [subject] : [subject, reply]) {
+      if (!word.test(each)) throw new Error(`not a subject: ${JSON.stringify(each.slice(0, 60))}`)
+    }
+    this.#lastSubject = subject
+    this.#lastReply = reply
+    return (this.#lastTo = reply === undefined ? subject : `${subject} ${reply}`)
   }
 
   #check(size: number): void {

@@ -9,6 +9,7 @@
 import { DiscardPolicy, type JetStreamManager, RetentionPolicy, StorageType } from "@nats-io/jetstream"
 import { Effect } from "effect"
 import { BrokerUnavailable } from "./Broker.ts"
+import { blockText } from "./headers.ts"
 import { attempt, findStream, streamName, type Topics } from "./provision.ts"
 import { type Message, publishMade, type PublishAll } from "./publish.ts"
 import { isStoreFull } from "./refusals.ts"
@@ -45,7 +46,7 @@ export const makeReserve = ({ jsm, maxPayload, publish, topics }: ReserveOptions
   const message = (token: string, payload: Uint8Array): Message => ({
     subject: `${topic}.${token}`,
     payload,
-    headers: "NATS/1.0\r\n\r\n",
+    headers: blockText([]),
     copy: undefined,
   })
   /** Those that are not there. */

@@ -1,14 +1,13 @@
 /** The store of the broker as a worker has to care for it: kept small, made room in, and watched. */
 import type { JetStreamManager } from "@nats-io/jetstream"
 import { Effect, type Scope } from "effect"
-import type { BrokerUnavailable, StorageState } from "./Broker.ts"
-import type { Reconnects } from "./deliveries.ts"
+import type { BrokerUnavailable } from "./Broker.ts"
 import type { Topics } from "./provision.ts"
 import type { PublishAll } from "./publish.ts"
 import { isStoreFull } from "./refusals.ts"
 import { makeReserve } from "./Reserve.ts"
 import { makeRoom } from "./Room.ts"
-import { Storing } from "./Storing.ts"
+import { type StorageState, Storing } from "./Storing.ts"
 import type { PurgedPart, StreamPart } from "./streamRules.ts"
 import { runUpkeep } from "./Upkeep.ts"
 import { Volume } from "./Volume.ts"
@@ -42,7 +41,8 @@ export interface StorageOptions {
   readonly publish: PublishAll
   readonly maxPayload: () => number
   readonly isConnected: () => boolean
-  readonly reconnects: Reconnects
+  /** Called when the connection was made again. */
+  readonly reconnects: Set<() => void>
   /** The present name of the stream of a part. */
   readonly nameOf: (part: StreamPart) => string
 }
@@ -54,8 +54,8 @@ export const makeStorage = Effect.fnUntraced(function* (
   const { isConnected, reconnects } = options
   const storing = new Storing(isConnected)
   const reconnected = () => storing.reconnected()
-  reconnects.listeners.add(reconnected)
-  yield* Effect.addFinalizer(() => Effect.sync(() => reconnects.listeners.delete(reconnected)))
+  reconnects.add(reconnected)
+  yield* Effect.addFinalizer(() => Effect.sync(() => reconnects.delete(reconnected)))
   const reserve = makeReserve(options)
   const room = makeRoom({ ...options, reserve, storing })
   const volumes = { logs: new Volume(), query: new Volume(), parked: new Volume() }

@@ -8,7 +8,15 @@
  * consumer another configuration, so that it does not keep what it should.
  */
 import { Effect, Latch } from "effect"
-import type { StorageState } from "./Broker.ts"
+
+export interface StorageState {
+  /** Neither full nor silent. */
+  readonly isStoring: boolean
+  /** Everything that is wrong, in words. */
+  readonly troubles: ReadonlyArray<string>
+  /** Since when it has been silent, in milliseconds. */
+  readonly silentSince: number | undefined
+}
 
 /** Silence of this length is no accident of a moment: a publish takes that long to find out alone. */
 const silentMillis = 15_000

@@ -1,33 +1,27 @@
 /** What is there of the streams and consumers that a worker uses, and how far the consumers are. */
-import { JetStreamApiError, type JetStreamManager } from "@nats-io/jetstream"
+import type { JetStreamManager } from "@nats-io/jetstream"
 import { Effect } from "effect"
-import { type BrokerState, type BrokerUnavailable, type ConsumerState } from "./Broker.ts"
+import type { BrokerState, BrokerUnavailable, ConsumerState } from "./Broker.ts"
 import type { IntakeCounts } from "./deliveries.ts"
-import { attempt, consumerName, type Topics } from "./provision.ts"
-import { parkedTopic } from "./setAside.ts"
+import { isNotFound } from "./jetStreamErrors.ts"
+import { consumerProblem } from "./consumerRules.ts"
+import { attempt, consumerName, findConsumer, streamSubjects, type Topics } from "./provision.ts"
 
-/** The server's codes for a stream and a consumer that it does not have. */
-const notFound = new Set([10059, 10014])
+/** The stream that captures a subject, whatever it is called. By its name alone: all streams of a cluster are asked for more. */
+const findStream = (jsm: JetStreamManager, subject: string) =>
+  attempt("find stream", () => jsm.streams.find(subject)).pipe(Effect.catchIf(isNotFound, () => Effect.undefined))
 
-const isNotFound = (cause: unknown): boolean => cause instanceof JetStreamApiError && notFound.has(cause.code)
+const missingStream = (subject: string): string => `the stream for ${subject} is missing`
 
-/** Gives `undefined` for what the server does not have. */
-const ifThere = <A>(operation: string, find: () => Promise<A>): Effect.Effect<A | undefined, BrokerUnavailable> =>
-  attempt(operation, find).pipe(
-    Effect.catchIf(
-      (error) => isNotFound(error.cause),
-      () => Effect.undefined,
-    ),
-  )
-
-/** The stream that captures a subject, whatever it is called. */
-const findStream = (jsm: JetStreamManager, subject: string) => ifThere("find stream", () => jsm.streams.find(subject))
-
-const findConsumer = Effect.fnUntraced(function* (jsm: JetStreamManager, topic: string, counts: IntakeCounts) {
+const lookAtConsumer = Effect.fnUntraced(function* (jsm: JetStreamManager, topic: string, counts: IntakeCounts) {
   const stream = yield* findStream(jsm, topic)
-  if (stream === undefined) return { missing: [`the stream for ${topic}`], state: undefined }
-  const found = yield* ifThere("consumer info", () => jsm.consumers.info(stream, consumerName))
-  if (found === undefined) return { missing: [`the consumer ${consumerName} of stream ${stream}`], state: undefined }
+  if (stream === undefined) return { problems: [missingStream(topic)], state: undefined }
+  const found = yield* findConsumer(jsm, stream, consumerName)
+  if (found === undefined) {
+    return { problems: [`the consumer ${consumerName} of stream ${stream} is missing`], state: undefined }
+  }
+  // Somebody may have changed it under the workers.
+  const problem = consumerProblem(found.config, topic)
   const state: ConsumerState = {
     pending: found.num_pending,
     ackPending: found.num_ack_pending,
@@ -36,7 +30,10 @@ const findConsumer = Effect.fnUntraced(function* (jsm: JetStreamManager, topic: 
     pulls: found.num_waiting,
     ...counts,
   }
-  return { missing: [], state }
+  return {
+    problems: problem === undefined ? [] : [`stream ${stream}: consumer ${consumerName}: ${problem}`],
+    state,
+  }
 })
 
 export const brokerState = (
@@ -45,11 +42,12 @@ export const brokerState = (
   counts: { readonly logs: IntakeCounts; readonly query: IntakeCounts },
 ): Effect.Effect<BrokerState, BrokerUnavailable> =>
   Effect.gen(function* () {
-    const subjects = [topics.responseTopic, `${topics.deadTopic}.>`, `${parkedTopic(topics.logsTopic)}.>`]
+    const { dead, parked, response } = streamSubjects(topics)
+    const subjects = [response, dead, parked].map(([subject]) => subject!)
     const [appends, queries, ...streams] = yield* Effect.all(
       [
-        findConsumer(jsm, topics.logsTopic, counts.logs),
-        findConsumer(jsm, topics.queryTopic, counts.query),
+        lookAtConsumer(jsm, topics.logsTopic, counts.logs),
+        lookAtConsumer(jsm, topics.queryTopic, counts.query),
         ...subjects.map((subject) => findStream(jsm, subject)),
       ],
       { concurrency: "unbounded" },
@@ -57,10 +55,10 @@ export const brokerState = (
     return {
       appends: appends.state,
       queries: queries.state,
-      missing: [
-        ...appends.missing,
-        ...queries.missing,
-        ...subjects.filter((_, i) => streams[i] === undefined).map((subject) => `the stream for ${subject}`),
+      problems: [
+        ...appends.problems,
+        ...queries.problems,
+        ...subjects.filter((_, i) => streams[i] === undefined).map(missingStream),
       ],
     }
   })

@@ -3,7 +3,6 @@
  * consumer's configuration, of nats-server 2.9 to 2.15, is in the rules below or in the list of what does no harm.
  */
 import { AckPolicy, type ConsumerConfig, DeliverPolicy, ReplayPolicy } from "@nats-io/jetstream"
-import { expiresMillis } from "./deliveries.ts"
 import type { PurgedPart } from "./streamRules.ts"
 
 /** Delivered again after this long without ack, nak or `working`, in milliseconds. */
@@ -14,9 +13,6 @@ export const ackWaitMillis = 30_000
  * reported every ten: work that is done twice, but for nothing lost. Below one second hardly anything else would happen.
  */
 const ackWaitBounds = { least: 1_000, most: 300_000 }
-
-/** Messages that a worker asks for at a time, at most: what two lanes take while more is on its way. */
-export const pullMax = 3_000
 
 /** Requests for messages that workers keep open on one consumer, two for each: a fleet that nobody has. */
 const openRequests = 64
@@ -34,10 +30,7 @@ export interface ConsumerSpec {
 }
 
 /** Why an existing consumer can't serve, if it can't, and what to do. */
-export const consumerProblem = (
-  config: ConsumerConfig,
-  { ackPendingMax, filter }: Pick<ConsumerSpec, "filter" | "ackPendingMax">,
-): string | undefined => {
+export const consumerProblem = (config: ConsumerConfig, filter: string): string | undefined => {
   const filters = config.filter_subjects ?? (config.filter_subject === undefined ? [] : [config.filter_subject])
   if (config.deliver_subject !== undefined) return "expected a pull consumer, got a push consumer"
   if (config.ack_policy !== AckPolicy.Explicit) return `expected explicit acknowledgement, got ${config.ack_policy}`
@@ -58,21 +51,8 @@ export const consumerProblem = (
   if (ackWait < ackWaitBounds.least || ackWait > ackWaitBounds.most) {
     return `expected ack_wait of ${ackWaitBounds.least / 1_000} … ${ackWaitBounds.most / 1_000} s, got ${ackWait / 1_000} s`
   }
-  const pending = config.max_ack_pending ?? -1
-  // Fewer than one worker asks for at a time; what a lost shard holds would soon be all that may be under way.
-  const pendingMin = Math.min(ackPendingMax, pullMax)
-  if (pending > 0 && pending < pendingMin) {
-    return `expected max_ack_pending ${pendingMin} at least, got ${pending}: one lost shard would hold up all others`
-  }
   const waiting = config.max_waiting ?? 0
   if (waiting > 0 && waiting < openRequests) return `expected max_waiting ${openRequests} at least, got ${waiting}`
-  const batch = config.max_batch ?? 0
-  if (batch > 0 && batch < pullMax) return `expected max_batch ${pullMax} at least, got ${batch}`
-  const expires = (config.max_expires ?? 0) / nanos
-  if (expires > 0 && expires < expiresMillis) {
-    return `expected max_expires ${expiresMillis / 1_000} s at least, got ${expires / 1_000} s`
-  }
-  if ((config.max_bytes ?? 0) > 0) return `expected requests without max_bytes, got ${config.max_bytes}`
   // Deleted by the server while no worker runs, or forgotten at a restart: all that the stream holds would come again.
   if ((config.inactive_threshold ?? 0) > 0) return "expected no inactive_threshold: the server would delete it"
   if (config.mem_storage === true) return "expected storage in files, got mem_storage"
@@ -82,8 +62,9 @@ export const consumerProblem = (
   }
   /*
    * No harm, whatever it is: names, description, metadata, sample_freq (advisories), num_replicas (a lost acknowledgement is
-   * a redelivery), and what only push consumers have: flow_control, idle_heartbeat, deliver_group, rate_limit_bps. Without
-   * delivery from the start there is no opt_start_seq or opt_start_time.
+   * a redelivery), max_batch, max_bytes and max_expires (requests keep to them), max_ack_pending (slower, and said where the
+   * server forces it on us), and what only push consumers have: flow_control, idle_heartbeat, deliver_group,
+   * rate_limit_bps. Without delivery from the start there is no opt_start_seq or opt_start_time.
    */
   return undefined
 }

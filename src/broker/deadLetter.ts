@@ -1,9 +1,9 @@
 /**
  * Dead letters: the refused message with its payload, its headers and the reason, on `<dead topic>.<its subject>`.
  *
- * Added headers, before all others and in this order: `Objectlog-Code`, `Objectlog-Reason`, `Objectlog-Subject`,
- * `Objectlog-Seq`, `Objectlog-Timestamp` (nanoseconds), `Nats-Msg-Id`. Original headers keep their names, but for those
- * that the broker itself would act on: `Nats-X` becomes `Original-Nats-X`.
+ * Added headers, before all others: `Nats-Msg-Id`, `Objectlog-Code`, `Objectlog-Reason`, `Objectlog-Subject`,
+ * `Objectlog-Seq`, `Objectlog-Timestamp` (nanoseconds). The id is the first: nats-server 2.9 looks for its name wherever it
+ * stands, and a reason may begin with it. Original headers follow as `kept` writes them.
  *
  * A message so large that it does not fit with the added headers is kept in parts, `Objectlog-Part: 1/2` and so on. Put
  * together they are a JSON array of [name, values] of the original headers, `Objectlog-Headers-Size` bytes of it, and then
@@ -13,7 +13,7 @@
  */
 import type { DeadLetter } from "./Broker.ts"
 import type { NatsDelivery } from "./NatsDelivery.ts"
-import { blockText, type Headers } from "./headers.ts"
+import { blockText, type Headers, isPlain } from "./headers.ts"
 import type { Message } from "./publish.ts"
 
 /** Longest reason in a header, in characters. */
@@ -22,7 +22,11 @@ const reasonMax = 512
 /** Room left for the added headers of a part. */
 const partOverhead = 2_048
 
-const headerSafe = (text: string): string => text.slice(0, reasonMax).replace(/[^\x20-\x7e]/g, "?")
+const headerSafe = (text: string): string =>
+  text
+    .slice(0, reasonMax)
+    .replace(/[^\x20-\x7e]/g, "?")
+    .trim()
 
 /** The headers that a dead letter begins with. */
 export const letterHeader = {
@@ -36,25 +40,48 @@ export const letterHeader = {
   headersSize: "Objectlog-Headers-Size",
 } as const
 
-/** Names that the broker would act on, and those that would be taken for one of them when they are read back. */
-const renamed = /^(?:original-)*nats-/i
-export const toKept = (name: string): string => (renamed.test(name) ? `Original-${name}` : name)
-export const fromKept = (name: string): string =>
-  name.startsWith("Original-") && renamed.test(name) ? name.slice("Original-".length) : name
+const encodedName = "Objectlog-Encoded"
+
+/** Names that the broker or `unkept` would act on, and those that would be taken for one of them when they are read back. */
+const renamed = /^(?:original-)*(?:nats-|objectlog-encoded$)/i
+
+const encode = (text: string): string =>
+  text.replace(/[^!-$&-9;-~]/g, (byte) => `%${byte.charCodeAt(0).toString(16).padStart(2, "0")}`)
+const decode = (text: string): string =>
+  text.replace(/%([\da-f]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)))
+
+/**
+ * An original header as it is kept: byte for byte, but for a name that the broker would act on, `Nats-X`, which becomes
+ * `Original-Nats-X`, and for one that would end its line, or that a client library refuses to read: that one is
+ * `Objectlog-Encoded: <name>:<value>`, both with %XX for each byte that is no visible ASCII, `%` or `:`.
+ */
+export const kept = ([name, value]: Headers[number]): Headers[number] => {
+  if (!isPlain([name, value])) return [encodedName, `${encode(name)}:${encode(value)}`]
+  return [renamed.test(name) ? `Original-${name}` : name, value]
+}
+
+/** The original of a kept header. */
+export const unkept = ([name, value]: Headers[number]): Headers[number] => {
+  if (name === encodedName) {
+    const at = value.indexOf(":")
+    return at < 0 ? [name, value] : [decode(value.slice(0, at)), decode(value.slice(at + 1))]
+  }
+  return [name.startsWith("Original-") && renamed.test(name) ? name.slice("Original-".length) : name, value]
+}
 
 /** Names a refused message. What is refused again has a prefix before this, and a part a suffix behind it. */
 export const letterId = (subject: string, seq: number, timestamp: bigint): string => `${subject}-${seq}-${timestamp}`
 
 const reasonHeaders = (delivery: NatsDelivery, reason: DeadLetter, suffix: string): Headers => [
+  [
+    letterHeader.id,
+    `${delivery.outcomePrefix}${letterId(delivery.subject, delivery.seq, delivery.timestamp)}${suffix}`,
+  ],
   [letterHeader.code, reason.code],
   [letterHeader.reason, headerSafe(reason.message)],
   [letterHeader.subject, delivery.subject],
   [letterHeader.seq, String(delivery.seq)],
   [letterHeader.timestamp, String(delivery.timestamp)],
-  [
-    letterHeader.id,
-    `${delivery.outcomePrefix}${letterId(delivery.subject, delivery.seq, delivery.timestamp)}${suffix}`,
-  ],
 ]
 
 /** Bytes of a header block, whose texts have a character for each byte; the server counts them as part of the message. */
@@ -71,10 +98,7 @@ export const deadLetterMessages = (
   const subject = `${deadTopic}.${delivery.subject}`
   const original = delivery.headers()
   const { payload } = delivery
-  const all: Headers = [
-    ...reasonHeaders(delivery, reason, ""),
-    ...original.map(([name, value]) => [toKept(name), value] as const),
-  ]
+  const all: Headers = [...reasonHeaders(delivery, reason, ""), ...original.map(kept)]
   if (payload.byteLength + blockBytes(all) <= maxPayload) {
     return [{ subject, payload, headers: blockText(all), copy: undefined }]
   }

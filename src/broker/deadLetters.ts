@@ -4,7 +4,8 @@ import { createInbox, type Msg, type NatsConnection } from "@nats-io/transport-n
 import { Effect, Option, Schema, type Scope, Stream } from "effect"
 import { createHash } from "node:crypto"
 import { BrokerUnavailable } from "./Broker.ts"
-import { blockText, headerText } from "./headers.ts"
+import { watchConnection } from "./connection.ts"
+import { blockText, headerText, isPlain } from "./headers.ts"
 import { type Letter, LetterAssembly, type StoredMessage } from "./Letter.ts"
 import { attempt } from "./provision.ts"
 import { Incoming } from "./Incoming.ts"
@@ -177,8 +178,8 @@ const retried = (
       reason: `its subject ${subject} is neither that of appends (${logsTopic}) nor that of reads (${queryTopic})`,
     })
   }
-  // A read is asked anew. What the broker was told then does not hold any more.
-  const own = headers.filter(([name]) => !/^nats-/i.test(name))
+  // A read is asked anew. What the broker was told then does not hold any more, and nothing acts on an odd header.
+  const own = headers.filter((header) => isPlain(header) && !/^nats-/i.test(header[0]))
   const all = [["Nats-Msg-Id", outcome] as const, ...own]
   const block = blockText(all)
   if (payload.byteLength + block.length > maxPayload) return tooLarge
@@ -250,10 +251,8 @@ export const openDeadLetters = Effect.fnUntraced(function* (
       { discard: true },
     )
 
-  const publish = yield* makePublisher(connection, new Outgoing(connection), new Incoming(connection), {
-    listeners: new Set(),
-    connected: true,
-  })
+  const state = yield* watchConnection(connection, () => Effect.void)
+  const publish = yield* makePublisher(connection, new Outgoing(connection), new Incoming(connection), state)
   const retry = Effect.fnUntraced(function* (letter: Letter, payload: Uint8Array = letter.payload) {
     const maxPayload = connection.info?.max_payload ?? Number.MAX_SAFE_INTEGER
     const message = retried(letter, payload, subjects, maxPayload)

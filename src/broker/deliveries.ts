@@ -6,28 +6,39 @@
  * drained: what the broker has sent already still arrives and is handed back, where the library's `stop` would leave it to
  * `ack_wait`.
  *
- * States. *pulling*: requests are open at the broker, which answers with messages, heartbeats, or the end of a request.
- * *full*: nobody takes, so no request is made. *lost*: no sign for `silenceMillis` although a request is open, or a refusal
- * (consumer deleted, no JetStream), or the connection was made again: whatever is missing is made again, it is made sure
- * that the stream is still the same, and new requests replace the old. *closed*.
+ * States. *lost*: at the beginning; when there is no sign for `silenceMillis` although a request is open; after a refusal
+ * (consumer deleted, no JetStream, no right to pull); and when the connection was made again. The consumer is made sure of,
+ * once its stream is known, and new requests replace the old. *pulling*: requests are open at the broker, which answers with
+ * messages, heartbeats, or the end of a request. *full*: nobody takes, so no request is made. *closed*.
  */
-import { createInbox, type NatsConnection, type Subscription } from "@nats-io/transport-node"
+import type { NatsConnection, PermissionViolationError } from "@nats-io/transport-node"
 import { Effect, Latch, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { Delivery } from "./Broker.ts"
+import type { ConnectionState } from "./connection.ts"
 import { firstHeader } from "./headers.ts"
+import { Inbox } from "./Inbox.ts"
 import type { Incoming } from "./Incoming.ts"
 import { NatsDelivery } from "./NatsDelivery.ts"
-import type { FoundStream, StreamLives } from "./StreamLife.ts"
+import type { StreamLives } from "./StreamLife.ts"
 import type { Volume } from "./Volume.ts"
 
 /** Bytes that one request may bring; it must take the largest message at least. */
 const requestBytes = 8 * 1024 * 1024
 
 /** How long a request stays open, how often the broker gives a sign meanwhile, and what silence is too long. */
-export const expiresMillis = 30_000
+const expiresMillis = 30_000
 const heartbeatMillis = 5_000
 const silenceMillis = 3 * heartbeatMillis
+
+/** What the broker allows a request of a consumer; a larger one is refused as a whole. */
+export interface RequestLimits {
+  readonly messages: number
+  readonly bytes: number
+  readonly millis: number
+}
+
+const noLimits: RequestLimits = { messages: Infinity, bytes: Infinity, millis: Infinity }
 
 /** How long a message may lie here, where all lanes are full, before the broker hears that it is held. */
 const bufferedMillis = 10_000
@@ -53,17 +64,21 @@ export interface Options {
   /** Messages that are asked for ahead. */
   readonly pull: number
   /**
-   * Makes what is missing again after a pause, longer with each failure in a row; gives the stream. After a reconnect
-   * there is no reason to believe that something is missing, and no pause.
+   * Makes sure of the consumer, after a pause that is longer with each failure in a row. Without a reason, at the beginning
+   * and after a reconnect, nothing is believed to be missing, and there is no pause.
    */
-  readonly recover: (reason: string | undefined, failures: number) => Effect.Effect<FoundStream>
+  readonly recover: (reason: string | undefined, failures: number) => Effect.Effect<RequestLimits>
 }
+
+/** How a request can end that is nothing but its end: no message, its time is over, or the next one exceeds its bytes. */
+const isOrdinaryEnd = (code: number, text: string): boolean =>
+  code === 404 || code === 408 || (code === 409 && /^(?:message size exceeds maxbytes|batch completed)/i.test(text))
 
 class Intake {
   readonly #options: Options
-  readonly #inbox = createInbox()
-  readonly #subscription: Subscription
+  readonly #inbox: Inbox
   readonly #watch: NodeJS.Timeout
+  #limits = noLimits
   /**
    * Messages still to come for open requests. One sum, since the broker serves open requests in turn and a message does
    * not say which one it is for; the end of a request says how many of its messages won't come.
@@ -80,18 +95,28 @@ class Intake {
   #deliver: (() => void) | undefined
   #scheduled = false
   #lastSign = Date.now()
-  /** The consumer is lost, until it is recovered; why, but for a reconnect. */
-  #lost: { readonly reason: string | undefined } | undefined
-  readonly #isLost = Latch.makeUnsafe(false)
+  /** The consumer is lost, until it is recovered; why, but for the beginning and a reconnect. */
+  #lost: { readonly reason: string | undefined } | undefined = { reason: undefined }
+  readonly #isLost = Latch.makeUnsafe(true)
   #failures = 0
   #closed = false
 
   constructor(options: Options) {
+    const { connection, incoming } = options
     this.#options = options
-    this.#subscription = options.connection.subscribe(`${this.#inbox}.*`, { callback: () => undefined })
-    options.incoming.listen(this.#subscription, (...message) => this.#receive(...message))
+    this.#inbox = new Inbox(
+      connection,
+      incoming,
+      (...message) => this.#receive(...message),
+      (text) => this.#lose(text),
+    )
     this.#watch = setInterval(() => this.#check(), 1_000)
-    this.#request()
+  }
+
+  /** Where requests are published. */
+  get #subject(): string {
+    const { consumer, stream } = this.#options
+    return `$JS.API.CONSUMER.MSG.NEXT.${stream.name}.${consumer}`
   }
 
   readonly take: Effect.Effect<NonEmptyReadonlyArray<Delivery>> = Effect.callback((resume) => {
@@ -113,9 +138,11 @@ class Intake {
 
   /** Makes a lost consumer again, whenever it is lost. */
   readonly keep: Effect.Effect<never> = Effect.suspend(() =>
-    this.#isLost.await.pipe(
-      Effect.andThen(Effect.suspend(() => this.#options.recover(this.#lost?.reason, this.#failures))),
-      Effect.tap((found) => Effect.sync(() => this.#recovered(found))),
+    Effect.andThen(
+      this.#isLost.await,
+      Effect.suspend(() =>
+        Effect.map(this.#options.recover(this.#lost?.reason, this.#failures), (limits) => this.#recovered(limits)),
+      ),
     ),
   ).pipe(Effect.forever)
 
@@ -124,15 +151,14 @@ class Intake {
     this.#closed = true
     clearInterval(this.#watch)
     // In this order: with the subscription still there, the broker would send us what we hand back.
-    const { connection, consumer, incoming, stream } = this.#options
+    const { connection, consumer, stream } = this.#options
     if (!connection.isClosed()) {
-      await this.#subscription.drain().catch(() => undefined)
+      await this.#inbox.drain()
       // Being asked for the consumer makes the server forget requests that nobody listens for any more. As long as it has
       // one, nats-server 2.9 mistakes what is handed back: the last message comes twice, and this one after `ack_wait`.
       const subject = `$JS.API.CONSUMER.INFO.${stream.name}.${consumer}`
       await connection.request(subject, "", { timeout: 1_000 }).catch(() => undefined)
     }
-    incoming.forget(this.#subscription)
     for (const delivery of this.#buffer) delivery.retry(0)
     this.#options.counts.buffered -= this.#buffer.length
     this.#buffer = []
@@ -140,26 +166,29 @@ class Intake {
 
   /** Asks for as many as there is room for, when half of what was asked for has come. */
   #request(): void {
-    const { connection, consumer, pull, stream } = this.#options
-    if (this.#closed || this.#lost !== undefined || connection.isClosed()) return
+    const { connection, stream } = this.#options
+    if (this.#closed || this.#lost !== undefined || !stream.isSure || connection.isClosed()) return
+    const { bytes, messages, millis } = this.#limits
+    const pull = Math.min(this.#options.pull, messages)
     const expected = this.#buffer.length + this.#open
     if (expected > pull / 2 || this.#bufferBytes >= requestBytes) return
     const batch = pull - expected
     this.#open += batch
+    const expires = Math.min(expiresMillis, millis)
     const body = {
       batch,
-      max_bytes: Math.max(requestBytes, 2 * (connection.info?.max_payload ?? 0)),
-      expires: expiresMillis * 1_000_000,
-      idle_heartbeat: heartbeatMillis * 1_000_000,
+      max_bytes: Math.min(Math.max(requestBytes, 2 * (connection.info?.max_payload ?? 0)), bytes),
+      expires: expires * 1_000_000,
+      // The server takes none that is longer than half of the time.
+      idle_heartbeat: Math.min(heartbeatMillis, Math.floor(expires / 3)) * 1_000_000,
     }
-    connection.publish(`$JS.API.CONSUMER.MSG.NEXT.${stream.name}.${consumer}`, JSON.stringify(body), {
-      reply: `${this.#inbox}.${(++this.#lastRequest).toString(36)}`,
-    })
+    const reply = `${this.#inbox.subject}.${(++this.#lastRequest).toString(36)}`
+    connection.publish(this.#subject, JSON.stringify(body), { reply })
   }
 
   #receive(subject: string, reply: string, headers: string, payload: string | Uint8Array): void {
     this.#lastSign = Date.now()
-    if (subject.startsWith(this.#inbox)) return this.#status(subject, headers)
+    if (subject.startsWith(this.#inbox.subject)) return this.#status(subject, headers)
     const { isSetAside, stream } = this.#options
     const delivery = new NatsDelivery(subject, reply, headers, payload, stream, isSetAside)
     this.#failures = 0
@@ -185,17 +214,15 @@ class Intake {
   /** `NATS/1.0 <code> <description>` */
   #status(subject: string, headers: string): void {
     const [, digits, text = ""] = /^NATS\/1\.0 (\d+) ?([^\r]*)/.exec(headers) ?? []
+    if (digits === undefined) return
     const code = Number(digits)
-    const number = Number.parseInt(subject.slice(this.#inbox.length + 1), 36)
+    const number = Number.parseInt(subject.slice(this.#inbox.subject.length + 1), 36)
     if (code === 100) {
       this.#failures = 0
       return
     }
     if (number < this.#firstRequest) return
-    // The request expired, or the next message would exceed its bytes: an ordinary end.
-    if (code !== 404 && code !== 408 && !(code === 409 && /max_?bytes|batch completed/i.test(text))) {
-      return this.#lose(`${code} ${text}`)
-    }
+    if (!isOrdinaryEnd(code, text)) return this.#doubt(`${code} ${text}`)
     const left = Number.parseInt(firstHeader(headers, "Nats-Pending-Messages") ?? "", 10)
     this.#open = Number.isNaN(left) ? 0 : Math.max(0, this.#open - left)
     this.#request()
@@ -207,53 +234,67 @@ class Intake {
       this.#bufferedSince = now
       for (const delivery of this.#buffer) delivery.working()
     }
-    if (this.#open > 0 && now - this.#lastSign > silenceMillis) this.#lose("no sign of the consumer")
+    if (this.#open > 0 && now - this.#lastSign > silenceMillis) this.#doubt("no sign of the consumer")
     else this.#request()
   }
 
-  #lose(reason: string | undefined): void {
-    if (this.#lost !== undefined || this.#closed) return
-    this.#lost = { reason }
+  /** The broker says so, or nothing: its stream may be another one. */
+  #doubt(reason: string): void {
+    if (this.#closed || this.#lost !== undefined) return
     this.#options.stream.doubt()
+    this.#lose(reason)
+  }
+
+  #lose(reason: string | undefined): void {
+    if (this.#closed || this.#lost !== undefined) return
+    this.#lost = { reason }
     this.#isLost.openUnsafe()
   }
 
-  /** After a reconnect the broker knows nothing of the requests that were open, and may be another one. */
+  /** The broker knows nothing of the requests that were open. */
   reconnected(): void {
     this.#lose(undefined)
   }
 
-  #recovered(found: FoundStream): void {
-    this.#options.stream.confirm(found)
+  /** The consumer went with its stream. */
+  streamChanged(): void {
+    this.#lose("its stream was made again")
+  }
+
+  violated({ message, operation, subject }: PermissionViolationError): void {
+    if (operation === "publish" && subject === this.#subject) this.#lose(message)
+  }
+
+  #recovered(limits: RequestLimits): void {
     if (this.#lost?.reason !== undefined) this.#failures++
+    this.#limits = limits
     this.#lost = undefined
     this.#isLost.closeUnsafe()
     this.#open = 0
     this.#firstRequest = this.#lastRequest + 1
     this.#lastSign = Date.now()
+    if (this.#closed || this.#options.connection.isClosed()) return
+    this.#inbox.open()
     this.#request()
   }
 }
 
-/** The state of a connection; tells all intakes that it was made again. */
-export interface Reconnects {
-  connected: boolean
-  readonly listeners: Set<() => void>
-}
-
 /** Never ends. Interruption stops the pull and hands back what was not taken. */
-export const deliveries = (options: Options, reconnects: Reconnects): Stream.Stream<Delivery> =>
+export const deliveries = (options: Options, state: ConnectionState): Stream.Stream<Delivery> =>
   Stream.unwrap(
     Effect.gen(function* () {
       const intake = yield* Effect.acquireRelease(
         Effect.sync(() => new Intake(options)),
         (open) => Effect.promise(() => open.close()).pipe(Effect.timeoutOption("2 seconds")),
       )
-      const listener = () => intake.reconnected()
-      yield* Effect.acquireRelease(
-        Effect.sync(() => reconnects.listeners.add(listener)),
-        () => Effect.sync(() => reconnects.listeners.delete(listener)),
-      )
+      const listen = <A>(listeners: Set<A>, listener: A) =>
+        Effect.acquireRelease(
+          Effect.sync(() => listeners.add(listener)),
+          () => Effect.sync(() => listeners.delete(listener)),
+        )
+      yield* listen(state.onReconnect, () => intake.reconnected())
+      yield* listen(state.onViolation, (violation) => intake.violated(violation))
+      yield* listen(options.stream.onChange, () => intake.streamChanged())
       yield* Effect.forkScoped(intake.keep)
       return Stream.fromPull(Effect.succeed(intake.take))
     }),

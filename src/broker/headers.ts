@@ -10,8 +10,15 @@
 import type { Msg } from "@nats-io/transport-node"
 import { isUtf8 } from "node:buffer"
 
+type Header = readonly [name: string, value: string]
+
 /** Names and values in the order in which they were sent; a name may come more than once. */
-export type Headers = ReadonlyArray<readonly [name: string, value: string]>
+export type Headers = ReadonlyArray<Header>
+
+declare const written: unique symbol
+
+/** A block as `blockText` wrote it: no other is sent. */
+export type HeaderBlock = string & { readonly [written]: true }
 
 /** The header block of a message as text, `""` if it has none. `replyLength` is the length of its reply subject. */
 export const headerText = (message: Msg, replyLength: number): string => {
@@ -66,9 +73,30 @@ export const parseHeaders = (text: string): Headers =>
       return at < 0 ? [] : [[line.slice(0, at), trimmed(line.slice(at + 1))] as const]
     })
 
-/** A header block as text, as `parseHeaders` and `firstHeader` read it. */
-export const blockText = (headers: Headers): string => {
+/** Visible ASCII but for the colon, which ends it. */
+const writableName = /^[!-9;-~]+$/
+
+/** Bytes without a line end, and without blanks around them, which are not part of a value. */
+const writableValue = /^(?:[^\t\n\r \u0100-\uffff](?:[^\n\r\u0100-\uffff]*[^\t\n\r \u0100-\uffff])?)?$/
+
+/**
+ * A header block as text, as `parseHeaders`, `firstHeader` and every client library read it. The one place where headers are
+ * written: what could be taken for something else than this name with this value throws.
+ */
+export const blockText = (headers: Headers): HeaderBlock => {
   let text = "NATS/1.0\r\n"
-  for (const [name, value] of headers) text += `${name}: ${value}\r\n`
-  return `${text}\r\n`
+  for (const [name, value] of headers) {
+    if (!writableName.test(name) || !writableValue.test(value)) {
+      throw new Error(`the header ${JSON.stringify(name.slice(0, 60))} can't be written as it is`)
+    }
+    text += `${name}: ${value}\r\n`
+  }
+  return `${text}\r\n` as HeaderBlock
+}
+
+/** Whether a header can be written such that all read it alike. Libraries trim more than blanks, of what they read as UTF-8. */
+export const isPlain = ([name, value]: Header): boolean => {
+  if (!writableName.test(name) || !writableValue.test(value)) return false
+  const text = Buffer.from(value, "latin1").toString()
+  return text.trim() === text
 }

@@ -9,6 +9,7 @@ import {
   consumerName,
   intakeConsumer,
   isParkedConsumer,
+  listConsumers,
   streamSubjects,
   type Topics,
 } from "./provision.ts"
@@ -82,7 +83,7 @@ const doneOfIntake = Effect.fnUntraced(function* (
   const consumer = yield* attempt("consumer info", () => jsm.consumers.info(name, consumerName))
   // Asked for after the consumer, so that the stream can only be further.
   const stream = yield* attempt("stream info", () => jsm.streams.info(name))
-  const problem = consumerProblem(consumer.config, intakeConsumer(part, topics))
+  const problem = consumerProblem(consumer.config, intakeConsumer(part, topics).filter)
   if (problem !== undefined) {
     return yield* new BrokerMisconfigured({ stream: name, problem: `consumer ${consumerName}: ${problem}` })
   }
@@ -96,11 +97,7 @@ const doneOfIntake = Effect.fnUntraced(function* (
  * subject that is delivered and not acknowledged, as if it were done. So one shard that is lost holds up the purge of all.
  */
 const doneOfParked = Effect.fnUntraced(function* (jsm: JetStreamManager, name: string): Looked {
-  const consumers = yield* attempt("consumers", async () => {
-    const found: Array<ConsumerInfo> = []
-    for await (const consumer of jsm.consumers.list(name)) if (isParkedConsumer(consumer.name)) found.push(consumer)
-    return found
-  })
+  const consumers = (yield* listConsumers(jsm, name)).filter((consumer) => isParkedConsumer(consumer.name))
   const stream = yield* attempt("stream info", () => jsm.streams.info(name, { subjects_filter: ">" }))
   const filters = new Set(consumers.map((consumer) => consumer.config.filter_subject))
   // A consumer that is lost has yet to be made again; nobody knows what it has not done.

@@ -6,9 +6,9 @@
  */
 import {
   AckPolicy,
+  type ConsumerConfig,
   DeliverPolicy,
   DiscardPolicy,
-  JetStreamApiError,
   type JetStreamManager,
   RetentionPolicy,
   StorageType,
@@ -18,6 +18,7 @@ import {
 import { Effect, Result, Schema } from "effect"
 import { BrokerUnavailable, type ParkedKind } from "./Broker.ts"
 import { ackWaitMillis, consumerProblem, type ConsumerSpec } from "./consumerRules.ts"
+import { ackPendingLimit, isNameInUse, isNotFound } from "./jetStreamErrors.ts"
 import { lacksRoom } from "./refusals.ts"
 import { parkedSubject, parkedTopic, retrySubject, shardToken } from "./setAside.ts"
 import type { FoundStream } from "./StreamLife.ts"
@@ -123,21 +124,23 @@ const eventsBytes = { most: 1024 ** 3, least: 32 * 1024 ** 2 }
 
 const mebibytes = (bytes: number) => `${bytes / 1024 ** 2} MiB`
 
+/** What to do about a stream that the server has no room for. */
+const advised =
+  ({ max_bytes, name }: NewStream) =>
+  (failure: BrokerUnavailable): BrokerUnavailable => {
+    if (!lacksRoom(failure)) return failure
+    const { cause, operation } = failure
+    const wanted = max_bytes === undefined ? "" : ` to set ${max_bytes} bytes aside`
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    const advice = "free disk space, or raise max_file_store or the account's max_storage"
+    return new BrokerUnavailable({
+      operation,
+      cause: new Error(`${name}: the server has no room${wanted} (${reason}); ${advice}`),
+    })
+  }
+
 const addStream = (jsm: JetStreamManager, config: NewStream): Effect.Effect<StreamInfo, BrokerUnavailable> =>
-  attempt("create stream", () => jsm.streams.add(config)).pipe(
-    Effect.catchIf(lacksRoom, ({ cause }) => {
-      const wanted = config.max_bytes === undefined ? "" : ` to set ${config.max_bytes} bytes aside`
-      const reason = cause instanceof Error ? cause.message : String(cause)
-      return Effect.fail(
-        new BrokerUnavailable({
-          operation: "create stream",
-          cause: new Error(
-            `${config.name}: the server has no room${wanted} (${reason}); free disk space, or raise max_file_store or the account's max_storage`,
-          ),
-        }),
-      )
-    }),
-  )
+  attempt("create stream", () => jsm.streams.add(config))
 
 /** The stream of the events, as large as the server allows. */
 const addResponse = Effect.fnUntraced(function* (
@@ -145,18 +148,19 @@ const addResponse = Effect.fnUntraced(function* (
   config: NewStream,
 ): Effect.fn.Return<StreamInfo, BrokerUnavailable> {
   for (let size = eventsBytes.most; ; size /= 2) {
-    const made = yield* Effect.result(attempt("create stream", () => jsm.streams.add({ ...config, max_bytes: size })))
-    if (Result.isSuccess(made) && size === eventsBytes.most) return made.success
-    if (Result.isSuccess(made)) {
-      // It is more than half of what the server has, which is there for requests in the first place.
-      const taken = Math.max(size / 2, eventsBytes.least)
-      yield* Effect.logWarning(
-        `stream ${config.name}: the server has no room to set ${mebibytes(eventsBytes.most)} aside, so the last ${mebibytes(taken)} of events are kept`,
-      )
-      return yield* attempt("update stream", () => jsm.streams.update(config.name, { max_bytes: taken }))
+    const sized = { ...config, max_bytes: size }
+    const made = yield* Effect.result(addStream(jsm, sized))
+    if (Result.isFailure(made)) {
+      if (size > eventsBytes.least && lacksRoom(made.failure)) continue
+      return yield* advised(sized)(made.failure)
     }
-    if (size <= eventsBytes.least) return yield* addStream(jsm, { ...config, max_bytes: size })
-    if (!lacksRoom(made.failure)) return yield* made.failure
+    if (size === eventsBytes.most) return made.success
+    // It is more than half of what the server has, which is there for requests in the first place.
+    const taken = Math.max(size / 2, eventsBytes.least)
+    yield* Effect.logWarning(
+      `stream ${config.name}: the server has no room to set ${mebibytes(eventsBytes.most)} aside, so the last ${mebibytes(taken)} of events are kept`,
+    )
+    return yield* attempt("update stream", () => jsm.streams.update(config.name, { max_bytes: taken }))
   }
 })
 
@@ -169,11 +173,8 @@ export const findStream = (
     return undefined
   })
 
-/** The server's code for a stream of that name with another configuration. */
-const nameInUse = 10058
-
 /** The stream of a part, made if there is none that captures its subject. */
-const ensureStream = Effect.fnUntraced(function* (
+export const ensureStream = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
   part: StreamPart,
   topics: Topics,
@@ -182,13 +183,13 @@ const ensureStream = Effect.fnUntraced(function* (
   const subject = wanted.subjects[0]!
   let found = yield* findStream(jsm, subject)
   if (found === undefined) {
-    const created = yield* Effect.result(part === "response" ? addResponse(jsm, wanted) : addStream(jsm, wanted))
+    const create = part === "response" ? addResponse(jsm, wanted) : addStream(jsm, wanted)
+    const created = yield* Effect.result(Effect.mapError(create, advised(wanted)))
     if (Result.isSuccess(created)) return { name: wanted.name, created: created.success.created }
     // Another worker may have been faster.
     found = yield* findStream(jsm, subject)
     if (found === undefined) {
-      const { cause } = created.failure
-      if (!(cause instanceof JetStreamApiError) || cause.code !== nameInUse) return yield* created.failure
+      if (!isNameInUse(created.failure)) return yield* created.failure
       return yield* new BrokerMisconfigured({
         stream: wanted.name,
         problem: `exists and does not capture ${subject}`,
@@ -202,44 +203,64 @@ const ensureStream = Effect.fnUntraced(function* (
 })
 
 /** Says what an operator should know of streams that were made by somebody else. */
-export const remarkOnStreams = Effect.fnUntraced(function* (
-  jsm: JetStreamManager,
-  topics: Topics,
-  streams: Provisioned,
-) {
-  for (const part of streamParts) {
-    const { config } = yield* attempt("stream info", () => jsm.streams.info(streams[part].name))
-    for (const remark of streamRemarks(part, config, topics.replicas)) {
-      yield* Effect.logWarning(`stream ${config.name}: ${remark}`)
-    }
-  }
-})
+export const remarkOnStreams = (jsm: JetStreamManager, topics: Topics, streams: Provisioned): Effect.Effect<void> =>
+  Effect.forEach(
+    streamParts,
+    Effect.fnUntraced(function* (part) {
+      const { config } = yield* attempt("stream info", () => jsm.streams.info(streams[part].name))
+      for (const remark of streamRemarks(part, config, topics.replicas)) {
+        yield* Effect.logWarning(`stream ${config.name}: ${remark}`)
+      }
+    }),
+    { discard: true },
+  ).pipe(Effect.catch((error) => Effect.logDebug(error.message)))
 
-/** Finds or creates a consumer. */
+/** The consumer, where there is one. */
+export const findConsumer = (jsm: JetStreamManager, stream: string, name: string) =>
+  attempt("find consumer", () => jsm.consumers.info(stream, name)).pipe(
+    Effect.catchIf(isNotFound, () => Effect.undefined),
+  )
+
+/** Finds or creates a consumer; gives it as it is. */
 export const ensureConsumer = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
   stream: string,
-  spec: Omit<ConsumerSpec, "part">,
-): Effect.fn.Return<void, BrokerUnavailable | BrokerMisconfigured> {
-  const { name } = spec
-  const exists = attempt("find consumer", () => jsm.consumers.info(stream, name))
-  const create = attempt("create consumer", () =>
-    jsm.consumers.add(stream, {
-      durable_name: name,
-      ack_policy: AckPolicy.Explicit,
-      deliver_policy: DeliverPolicy.All,
-      ack_wait: nanos(ackWaitMillis),
-      max_deliver: -1,
-      max_ack_pending: spec.ackPendingMax,
-      filter_subject: spec.filter,
-    }),
+  { name, filter, ackPendingMax: ackPending }: Omit<ConsumerSpec, "part">,
+): Effect.fn.Return<ConsumerConfig, BrokerUnavailable | BrokerMisconfigured> {
+  const create = (ackPendingMax: number) =>
+    attempt("create consumer", () =>
+      jsm.consumers.add(stream, {
+        durable_name: name,
+        ack_policy: AckPolicy.Explicit,
+        deliver_policy: DeliverPolicy.All,
+        ack_wait: nanos(ackWaitMillis),
+        max_deliver: -1,
+        max_ack_pending: ackPendingMax,
+        filter_subject: filter,
+      }),
+    )
+  const make = create(ackPending).pipe(
+    Effect.catchIf(
+      (error) => ackPendingLimit(error) !== undefined,
+      (error) => {
+        const limit = ackPendingLimit(error)!
+        const line = `stream ${stream}: the broker allows the consumer ${name} only ${limit} unacknowledged deliveries of ${ackPending}: a slow shard may hold up the others; raise its limit max_ack_pending`
+        return Effect.tap(create(limit), Effect.logWarning(line))
+      },
+    ),
   )
-  // The third time for whoever lost the race to create it.
-  const { config } = yield* Effect.firstSuccessOf([exists, create, exists])
-  const problem = consumerProblem(config, spec)
-  if (problem !== undefined) {
-    return yield* new BrokerMisconfigured({ stream, problem: `consumer ${name}: ${problem}` })
-  }
+  // Another worker may be faster; if not, why it can't be made is what has to be known.
+  const madeOrFound = Effect.catch(make, (failure) =>
+    Effect.filterOrFail(
+      findConsumer(jsm, stream, name),
+      (other) => other !== undefined,
+      () => failure,
+    ),
+  )
+  const { config } = (yield* findConsumer(jsm, stream, name)) ?? (yield* madeOrFound)
+  const problem = consumerProblem(config, filter)
+  if (problem === undefined) return config
+  return yield* new BrokerMisconfigured({ stream, problem: `consumer ${name}: ${problem}` })
 })
 
 /** Finds or creates everything that a worker needs. */
@@ -258,6 +279,10 @@ export const provision = Effect.fnUntraced(function* (
   yield* ensureConsumer(jsm, found.query.name, intakeConsumer("query", topics))
   return found
 })
+
+/** All consumers of a stream. The server tells of them in pages of 256, and the parked stream has two for each shard. */
+export const listConsumers = (jsm: JetStreamManager, stream: string) =>
+  attempt("list consumers", () => Array.fromAsync(jsm.consumers.list(stream)))
 
 /** Others may look at the stream with consumers of their own. */
 export const isParkedConsumer = (name: string): boolean => /^(?:retry$|appends_|reads_)/.test(name)

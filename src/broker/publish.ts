@@ -3,32 +3,33 @@
  * acknowledgements are counted. No promise, timer, subscription or token for a single message: one that is missing has its
  * whole slice sent again, which the broker's deduplication makes harmless.
  */
-import { createInbox, type NatsConnection } from "@nats-io/transport-node"
-import { Effect, Semaphore, type Scope } from "effect"
+import type { NatsConnection, PermissionViolationError } from "@nats-io/transport-node"
+import { Effect, type Scope } from "effect"
 import type { TraceHeaders } from "../observe/traceContext.ts"
 import { BrokerUnavailable } from "./Broker.ts"
-import type { Reconnects } from "./deliveries.ts"
-import { blockText } from "./headers.ts"
-import type { Incoming } from "./Incoming.ts"
+import type { ConnectionState } from "./connection.ts"
+import { blockText, type HeaderBlock } from "./headers.ts"
+import { Inbox } from "./Inbox.ts"
+import type { Incoming, Receive } from "./Incoming.ts"
 import type { Outgoing } from "./Outgoing.ts"
 import { fullStoreIn } from "./refusals.ts"
+import { Window } from "./Window.ts"
 
 /** A message for a stream, which confirms it. */
 export interface Message {
   readonly subject: string
   readonly payload: string | Uint8Array
-  /** As `blockText` makes them. */
-  readonly headers: string
+  readonly headers: HeaderBlock
   /**
    * A second subject, sent first and not confirmed: the server handles what a connection sends in order, so that the
    * confirmation of the message proves that the copy was there before.
    */
-  readonly copy: { readonly subject: string; readonly headers: string } | undefined
+  readonly copy: { readonly subject: string; readonly headers: HeaderBlock } | undefined
 }
 
-/** One permit is worth a message of up to this many bytes; as many as there are may be unconfirmed. */
-const permitBytes = 1024
-const permits = 8 * 1024
+/** What may be unconfirmed, in bytes, and what each message counts beside its payload: subjects and headers. */
+const windowBytes = 8 * 1024 * 1024
+const messageBytes = 256
 
 /** Messages sent at once, so that several callers take turns. */
 const sliceMessages = 1024
@@ -42,6 +43,8 @@ const pauseMillis = 100
 
 /** Messages that wait for their acknowledgements. */
 interface Slice {
+  /** Of all its messages; the broker names it where it refuses the right to publish. */
+  subject: string
   unanswered: number
   /** The stream that answers first; another one, of a domain beside ours, may take the same subject. */
   stream: string | undefined
@@ -50,6 +53,8 @@ interface Slice {
   /** What the broker said of a message that it did not store. */
   failure: string | undefined
   readonly done: () => void
+  /** The broker refuses the right to send it: to do so again at once would not help. */
+  readonly refuse: (reason: string) => void
 }
 
 /**
@@ -81,7 +86,7 @@ const isNews = (slice: Slice, answer: string): boolean => {
   return slice.confirmed.add(answer).size > before
 }
 
-/** Where the slice ends that begins at `start`, and its permits. */
+/** Where the slice ends that begins at `start`, and its bytes. Two fit in the window, so that one is under way while the next is made. */
 const nextSlice = <A>(
   all: ReadonlyArray<A>,
   start: number,
@@ -90,28 +95,26 @@ const nextSlice = <A>(
   let end = start
   let cost = 0
   while (end < all.length && end - start < sliceMessages) {
-    const next = Math.ceil((size(all[end]!) + 256) / permitBytes)
-    if (end > start && cost + next > permits / 2) break
+    const next = size(all[end]!) + messageBytes
+    if (end > start && cost + next > windowBytes / 2) break
     cost += next
     end++
   }
-  return { end, cost: Math.min(cost, permits) }
+  return { end, cost }
 }
 
 export const makePublisher = Effect.fnUntraced(function* (
   connection: NatsConnection,
   outgoing: Outgoing,
   incoming: Incoming,
-  reconnects: Reconnects,
+  state: ConnectionState,
 ): Effect.fn.Return<PublishAll, never, Scope.Scope> {
-  const inbox = createInbox()
-  const window = Semaphore.makeUnsafe(permits)
+  const window = new Window(windowBytes)
   /** By reply subject. */
   const waiting = new Map<string, Slice>()
   let lastSlice = 0
 
-  const subscription = connection.subscribe(`${inbox}.*`, { callback: () => undefined })
-  incoming.listen(subscription, (subject, _, __, payload) => {
+  const acknowledged: Receive = (subject, _, __, payload) => {
     const slice = waiting.get(subject)
     if (slice === undefined) return
     const answer = String(payload)
@@ -119,18 +122,29 @@ export const makePublisher = Effect.fnUntraced(function* (
     if (!answer.startsWith('{"stream":')) slice.failure = answer || "no stream takes that subject"
     else if (!isNews(slice, answer)) return
     if (--slice.unanswered === 0) slice.done()
+  }
+  const inbox = new Inbox(connection, incoming, acknowledged, (reason) => {
+    for (const slice of waiting.values()) slice.refuse(reason)
   })
   // The client drops what it could not send before a reconnect; no acknowledgement comes for that.
   const reconnected = () => {
     for (const slice of waiting.values()) slice.done()
   }
-  reconnects.listeners.add(reconnected)
-  yield* Effect.addFinalizer(() =>
+  const violated = ({ message, operation, subject }: PermissionViolationError) => {
+    if (operation !== "publish") return
+    for (const slice of waiting.values()) if (slice.subject === subject) slice.refuse(message)
+  }
+  yield* Effect.acquireRelease(
     Effect.sync(() => {
-      reconnects.listeners.delete(reconnected)
-      subscription.unsubscribe()
-      incoming.forget(subscription)
+      state.onReconnect.add(reconnected)
+      state.onViolation.add(violated)
     }),
+    () =>
+      Effect.sync(() => {
+        state.onReconnect.delete(reconnected)
+        state.onViolation.delete(violated)
+        inbox.close()
+      }),
   )
 
   /** Sends once and waits for the acknowledgements; gives the reason where not all were confirmed. */
@@ -140,12 +154,13 @@ export const makePublisher = Effect.fnUntraced(function* (
   ): Effect.Effect<string | undefined, BrokerUnavailable> =>
     Effect.callback((resume) => {
       // A new one for each attempt: an acknowledgement that comes late does not count for the next.
-      const reply = `${inbox}.${(++lastSlice).toString(36)}`
+      const reply = `${inbox.subject}.${(++lastSlice).toString(36)}`
       const finish = () => {
         clearTimeout(timer)
         waiting.delete(reply)
       }
       const slice: Slice = {
+        subject: "",
         unanswered: all.length,
         stream: undefined,
         confirmed: new Set(),
@@ -154,11 +169,20 @@ export const makePublisher = Effect.fnUntraced(function* (
           finish()
           resume(Effect.succeed(slice.failure ?? (slice.unanswered === 0 ? undefined : "not confirmed in time")))
         },
+        refuse: (reason) => {
+          finish()
+          resume(Effect.fail(failed(reason)))
+        },
       }
       const timer = setTimeout(slice.done, ackTimeoutMillis)
       waiting.set(reply, slice)
       try {
-        for (const item of all) send(outgoing, toMessage(item), reply)
+        inbox.open()
+        for (const item of all) {
+          const message = toMessage(item)
+          slice.subject = message.subject
+          send(outgoing, message, reply)
+        }
       } catch (cause) {
         finish()
         return resume(Effect.fail(new BrokerUnavailable({ operation: "publish", cause })))
@@ -186,7 +210,7 @@ export const makePublisher = Effect.fnUntraced(function* (
     for (let start = 0; start < all.length;) {
       const { end, cost } = nextSlice(all, start, size)
       const slice = start === 0 && end === all.length ? all : all.slice(start, end)
-      yield* window.withPermits(cost)(sendSlice(slice, toMessage))
+      yield* window.within(cost)(sendSlice(slice, toMessage))
       start = end
     }
   })
@@ -201,12 +225,10 @@ export const publishMade = (publish: PublishAll, messages: ReadonlyArray<Message
   )
 
 /** Headers of an event: a message id for the broker's deduplication, and the trace where there is one. */
-export const eventHeaders = (messageId: string, trace: TraceHeaders | undefined): string => {
-  if (trace === undefined) return `NATS/1.0\r\nNats-Msg-Id: ${messageId}\r\n\r\n`
+export const eventHeaders = (messageId: string, trace: TraceHeaders | undefined): HeaderBlock => {
+  const id = ["Nats-Msg-Id", messageId] as const
+  if (trace === undefined) return blockText([id])
   const { traceparent, tracestate } = trace
-  return blockText([
-    ["Nats-Msg-Id", messageId],
-    ["traceparent", traceparent],
-    ...(tracestate === undefined ? [] : [["tracestate", tracestate] as const]),
-  ])
+  const parent = ["traceparent", traceparent] as const
+  return blockText(tracestate === undefined ? [id, parent] : [id, parent, ["tracestate", tracestate]])
 }

@@ -14,6 +14,7 @@ import {
   ensureConsumer,
   findStream,
   isParkedConsumer,
+  listConsumers,
 } from "./provision.ts"
 import { parkedTopic } from "./setAside.ts"
 
@@ -46,7 +47,7 @@ const replayStream = Effect.fnUntraced(function* (
   if (found === undefined) return yield* new NothingToReplay({ subject })
   const stream = found.config.name
   const { state } = yield* attempt("stream info", () => jsm.streams.info(stream))
-  const consumers = yield* attempt("consumers", () => jsm.consumers.list(stream).next())
+  const consumers = yield* listConsumers(jsm, stream)
   for (const { config, name } of consumers) {
     if (!isReplayed(name)) continue
     yield* attempt("delete consumer", () => jsm.consumers.delete(stream, name))

@@ -8,8 +8,9 @@
  */
 import { createHash } from "node:crypto"
 import type { Stamp } from "../domain/LogEntry.ts"
+import { isPublishable } from "../domain/Subject.ts"
 import type { ParkedKind } from "./Broker.ts"
-import { fromKept, toKept } from "./deadLetter.ts"
+import { kept, unkept } from "./deadLetter.ts"
 import { blockText, type Headers } from "./headers.ts"
 import type { Message } from "./publish.ts"
 
@@ -64,7 +65,7 @@ export const setAsideMessage = (subject: string, request: OriginalRequest, maxPa
     [added.timestamp, String(timestamp)],
     ...(outcomePrefix === "" ? [] : [[added.outcome, outcomePrefix.slice(0, -1)] as const]),
     [added.id, `${outcomePrefix}${request.subject}-${seq}-${timestamp}`],
-    ...request.headers().map(([name, value]) => [toKept(name), value] as const),
+    ...request.headers().map(kept),
   ]
   // The server counts headers as part of the message; their text has one character for each byte.
   const block = blockText(headers)
@@ -92,7 +93,7 @@ export const retryMessage = (
     maxPayload,
   )
 
-const subjectPattern = /^[\x21-\x7e]{1,256}$/
+const isSubject = (text: string): boolean => /^[!-~]{1,256}$/.test(text) && isPublishable(text)
 const seqPattern = /^[1-9]\d{0,14}$/
 /** Nanoseconds, below 2^63. */
 const timestampPattern = /^(?:[1-9]\d{0,17}|[1-8]\d{18})$/
@@ -106,11 +107,11 @@ export const readSetAside = (headers: Headers): { readonly origin: Origin; reado
   const end = headers.findIndex(([name]) => name === added.id)
   const value = (wanted: string): string => headers.slice(0, end).find(([name]) => name === wanted)?.[1] ?? ""
   const [subject, seq, timestamp] = [value(added.subject), value(added.seq), value(added.timestamp)]
-  if (!subjectPattern.test(subject) || !seqPattern.test(seq) || !timestampPattern.test(timestamp)) return undefined
+  if (!isSubject(subject) || !seqPattern.test(seq) || !timestampPattern.test(timestamp)) return undefined
   const outcome = value(added.outcome)
   const outcomePrefix = outcomePattern.test(outcome) ? `${outcome}-` : ""
   return {
     origin: { subject, seq: Number(seq), timestamp: BigInt(timestamp), outcomePrefix },
-    headers: headers.slice(end + 1).map(([name, text]) => [fromKept(name), text]),
+    headers: headers.slice(end + 1).map(unkept),
   }
 }

@@ -14,7 +14,8 @@ import {
   type NodeConnectionOptions,
 } from "@nats-io/transport-node"
 import { Context, Deferred, Duration, Effect, Layer, Option, Queue, Result, Schema, Stream } from "effect"
-import { connectionOptions } from "../broker/connectionOptions.ts"
+import { watchConnection } from "../broker/connection.ts"
+import { connectionOptions, shownServers } from "../broker/connectionOptions.ts"
 import { parseCursor } from "../domain/Cursor.ts"
 import type { ObjectId } from "../domain/ObjectId.ts"
 import { encodeError } from "../domain/Protocol.ts"
@@ -95,7 +96,9 @@ export interface ClientOptions {
 
 /** Appends that are published and not answered yet. */
 const window = 256
+/** How long the first connection may take, over all servers, and how long a lost one is tried again. */
 const connectMillis = 5_000
+const awayMillis = 20_000
 
 /**
  * A core subscription has no back-pressure: what a reader does not take piles up in memory. A long read is therefore
@@ -248,13 +251,7 @@ const seconds = (timeout: Duration.Duration): string => `${Duration.toMillis(tim
 
 const connectWithin = async (options: NodeConnectionOptions): Promise<NatsConnection> => {
   let timer: NodeJS.Timeout | undefined
-  const connecting = connect({
-    ...options,
-    name: "objectlog client",
-    timeout: connectMillis,
-    reconnectTimeWait: 250,
-    maxReconnectAttempts: 80,
-  })
+  const connecting = connect(options)
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new Error(`no answer within ${connectMillis / 1000} s`)), connectMillis)
   })
@@ -281,17 +278,22 @@ const connectFailure = (error: unknown): string => {
   return text.split("\n", 1)[0]!
 }
 
-/** One connection for a command, closed with the scope. */
+/** One connection for a command, closed with the scope, and when it is away for too long. */
 export const connected = Effect.fnUntraced(function* (servers: string) {
-  const { options, shown } = connectionOptions(servers)
-  if (shown === "") return yield* new ClientFailed({ reason: "NATS_URL: expected host:port or nats://host:port" })
-  return yield* Effect.acquireRelease(
+  const connection = yield* Effect.acquireRelease(
     Effect.tryPromise({
-      try: () => connectWithin(options),
-      catch: (error) => new ClientFailed({ reason: `can't connect to NATS at ${shown}: ${connectFailure(error)}` }),
+      try: () => connectWithin(connectionOptions(servers, "objectlog client")),
+      catch: (error) =>
+        new ClientFailed({ reason: `can't connect to NATS at ${shownServers(servers)}: ${connectFailure(error)}` }),
     }),
-    (connection) => Effect.promise(() => connection.close()),
+    (made) => Effect.promise(() => made.close()),
   )
+  const state = yield* watchConnection(connection, () => Effect.void)
+  let away: NodeJS.Timeout | undefined
+  state.onDisconnect.add(() => (away = setTimeout(() => void connection.close(), awayMillis)))
+  state.onReconnect.add(() => clearTimeout(away))
+  yield* Effect.addFinalizer(() => Effect.sync(() => clearTimeout(away)))
+  return { connection, state }
 })
 
 interface Waiting {
@@ -300,7 +302,7 @@ interface Waiting {
 }
 
 const make = Effect.fnUntraced(function* (options: ClientOptions) {
-  const connection = yield* connected(options.servers)
+  const { connection, state } = yield* connected(options.servers)
   const timeout = Duration.fromInputUnsafe(options.timeout ?? "30 seconds")
   const js = jetstream(connection, { timeout: Math.max(1, Math.min(Duration.toMillis(timeout), 0x7fff_ffff)) })
   const inbox = createInbox()
@@ -309,6 +311,12 @@ const make = Effect.fnUntraced(function* (options: ClientOptions) {
   let heard = 0
   let lost: ClientFailed | undefined
 
+  /** No answer can come any more. */
+  const fail = (reason: string): void => {
+    const failed = new ClientFailed({ reason })
+    lost = failed
+    for (const one of waiting.values()) one.fail(failed)
+  }
   const receive = (message: Msg): void => {
     const text = message.string()
     let body: unknown
@@ -325,15 +333,13 @@ const make = Effect.fnUntraced(function* (options: ClientOptions) {
   const subscription = connection.subscribe(`${inbox}.*`, {
     callback: (error, message) => {
       if (error === null) receive(message)
+      else fail(`the server refuses the answers: ${error.message}`)
     },
   })
   yield* Effect.addFinalizer(() => Effect.sync(() => subscription.unsubscribe()))
-  void connection.closed().then((error) => {
-    const reason = error instanceof Error ? `: ${connectFailure(error)}` : ""
-    const failed = new ClientFailed({ reason: `the connection to the server was lost${reason}` })
-    lost = failed
-    for (const one of waiting.values()) one.fail(failed)
-  })
+  const lostReason = () =>
+    `the connection to the server is lost${state.complaint === undefined ? "" : `; the server says: ${state.complaint}`}`
+  void connection.closed().then(() => fail(lostReason()))
 
   /** Publishes at once, in the order of the calls; the promise tells whether the broker stored it, and never rejects. */
   const publish = (topic: string, body: string, messageId?: string): Promise<ClientFailed | undefined> =>
@@ -346,7 +352,9 @@ const make = Effect.fnUntraced(function* (options: ClientOptions) {
         const reason = nothingListens
           ? `no objectlog worker has ever been connected to this server: nothing stores the subject ${topic}`
           : error instanceof errors.TimeoutError
-            ? `the server did not confirm a request on ${topic} within ${seconds(timeout)}`
+            ? state.connected
+              ? `the server did not confirm a request on ${topic} within ${seconds(timeout)}`
+              : lostReason()
             : error instanceof JetStreamApiError || error instanceof JetStreamError
               ? `the server did not store a request on ${topic}: ${error.message}`
               : `can't publish on ${topic}: ${connectFailure(error)}`
@@ -370,7 +378,13 @@ const make = Effect.fnUntraced(function* (options: ClientOptions) {
           duration: timeout,
           orElse: (): Effect.Effect<A, E | ClientFailed> =>
             heard === before
-              ? Effect.fail(new ClientFailed({ reason: `no answer within ${seconds(timeout)}: is a worker running?` }))
+              ? Effect.fail(
+                  new ClientFailed({
+                    reason: state.connected
+                      ? `no answer within ${seconds(timeout)}: is a worker running?`
+                      : lostReason(),
+                  }),
+                )
               : within(wait),
         }),
       )

@@ -151,11 +151,11 @@ export const appendCommand = Command.make(
     const several = text === "-"
     const key = Option.getOrUndefined(messageId)
     if (key !== undefined) {
-      // A header value ends at a line break, and an empty one is no key.
+      // A header value ends at a line break and has no white space around it, and an empty one is no key.
       const problem = several
         ? "--message-id: names one append, and - makes several"
-        : key === "" || /[\r\n]/.test(key)
-          ? "--message-id: expected a text in one line"
+        : key === "" || key !== key.trim() || /[\r\n]/.test(key)
+          ? "--message-id: expected a text in one line, without white space around it"
           : messageIdProblem(key)
       if (problem !== undefined) return yield* new ClientFailed({ reason: problem })
     }

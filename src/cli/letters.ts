@@ -93,7 +93,7 @@ const isGiven = (filters: Filters): boolean => Object.values(filters).some((filt
 /** The dead letters of the server that `append` and `query` would use. */
 export const opened = Effect.gen(function* () {
   const { servers, ...subjects } = yield* serversFor
-  const connection = yield* connected(Redacted.value(servers))
+  const { connection } = yield* connected(Redacted.value(servers))
   const jsm = yield* Effect.promise(() => jetstreamManager(connection, { checkAPI: false }))
   const letters = yield* openDeadLetters(connection, jsm, subjects)
   if (letters !== undefined) return letters

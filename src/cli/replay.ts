@@ -12,7 +12,7 @@ export const replayCommand = Command.make(
   {},
   Effect.fnUntraced(function* () {
     const { logsTopic, servers } = yield* serversFor
-    const connection = yield* connected(Redacted.value(servers))
+    const { connection } = yield* connected(Redacted.value(servers))
     const jsm = yield* attempt("JetStream", () => jetstreamManager(connection))
     for (const { messages, since, stream } of yield* replay(jsm, logsTopic)) {
       yield* Console.log(

@@ -1,6 +1,7 @@
 /** Which broker the client commands talk to. */
-import { Config, Effect, FileSystem, Option, Redacted, Schema } from "effect"
-import { ConfigInvalid } from "../Config.ts"
+import { Config, Effect, FileSystem, Option, Redacted, Result, Schema } from "effect"
+import { readServers } from "../broker/connectionOptions.ts"
+import { ConfigInvalid, natsUrl } from "../Config.ts"
 
 /** Neither `NATS_URL` nor a running embedded server says where to connect to. */
 export class NoServer extends Schema.TaggedError<NoServer>()("NoServer", { dataDir: Schema.String }) {
@@ -53,10 +54,15 @@ const embedded = Effect.fnUntraced(function* (dataDir: string) {
   const fs = yield* FileSystem.FileSystem
   const text = yield* fs.readFileString(`${dataDir}/running.json`).pipe(Effect.option)
   const running = Option.flatMap(text, decodeRunning)
-  if (Option.isNone(running) || running.value.pid <= 0 || !isAlive(running.value.pid)) {
+  if (
+    Option.isNone(running) ||
+    running.value.pid <= 0 ||
+    !isAlive(running.value.pid) ||
+    Result.isFailure(readServers(running.value.nats))
+  ) {
     return yield* new NoServer({ dataDir })
   }
-  return running.value.nats
+  return Redacted.make(running.value.nats)
 })
 
 /** `NATS_URL`, else the running embedded server of `DATA_DIR`. Reads no setting that concerns a database. */
@@ -66,7 +72,7 @@ export const serversFor: Effect.Effect<ClientServers, ConfigInvalid | NoServer, 
     const queryTopic = yield* topic("NATS_QUERY_TOPIC", "query")
     const responseTopic = yield* topic("NATS_RESPONSE_TOPIC", "response")
     const deadTopic = yield* topic("NATS_DEAD_TOPIC", "dead")
-    const servers = (yield* given("NATS_URL")) ?? (yield* embedded((yield* given("DATA_DIR")) ?? ".objectlog"))
-    return { servers: Redacted.make(servers), logsTopic, queryTopic, responseTopic, deadTopic }
+    const servers = (yield* natsUrl) ?? (yield* embedded((yield* given("DATA_DIR")) ?? ".objectlog"))
+    return { servers, logsTopic, queryTopic, responseTopic, deadTopic }
   },
 )

@@ -9,6 +9,7 @@ import { isUtf8 } from "node:buffer"
 import { cursorText, parseCursor, type Cursor } from "./Cursor.ts"
 import { fromMillis, toMillis, type LogEntry, type Placed } from "./LogEntry.ts"
 import * as ObjectId from "./ObjectId.ts"
+import { isPublishable } from "./Subject.ts"
 
 /** Every code that an error event can carry; README.md explains each. */
 export const errorCodes = [
@@ -158,14 +159,8 @@ const decodeId = (value: unknown, text: string): ObjectId.ObjectId | string => {
 
 const inboxPrefix = "_INBOX."
 
-/** A subject that can be published to: non-empty tokens, no wildcard, no white space, no control character. */
-const publishable = /^[^\s.*>\p{Cc}]+(?:\.[^\s.*>\p{Cc}]+)*$/u
-
 const isReplySubject = (subject: string, responseTopic: string): boolean =>
-  (subject.startsWith(inboxPrefix) || subject.startsWith(`${responseTopic}.`)) &&
-  subject.length <= 512 &&
-  subject.isWellFormed() &&
-  publishable.test(subject)
+  (subject.startsWith(inboxPrefix) || subject.startsWith(`${responseTopic}.`)) && isPublishable(subject)
 
 /** Reads what both requests share. The address comes first, so that every later refusal can be delivered. */
 const decodeFields = (

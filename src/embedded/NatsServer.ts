@@ -5,6 +5,7 @@
 import { connect } from "@nats-io/transport-node"
 import { Context, Effect, Exit, FileSystem, Layer, Path, Scope } from "effect"
 import { randomUUID } from "node:crypto"
+import { connectionOptions } from "../broker/connectionOptions.ts"
 import { freePort } from "./freePort.ts"
 import { findNatsServer } from "./natsBinary.ts"
 import { claimFolder, reapLeftover } from "./reaper.ts"
@@ -41,7 +42,7 @@ pid_file: ${JSON.stringify(`${options.dataDir}/nats-server.pid`)}
 const answers = (url: string, name: string): Effect.Effect<boolean> =>
   Effect.promise(async () => {
     try {
-      const connection = await connect({ servers: url, reconnect: false, timeout: 500 })
+      const connection = await connect({ ...connectionOptions(url, "objectlog"), reconnect: false, timeout: 500 })
       const found = connection.info?.server_name
       await connection.close()
       return found === name

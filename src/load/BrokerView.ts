@@ -25,7 +25,8 @@ const timeoutMillis = 30_000
 const isAnyParked = async (manager: JetStreamManager, logsTopic: string): Promise<boolean> => {
   const topic = parkedTopic(logsTopic)
   for await (const { config } of manager.streams.list(`${topic}.>`)) {
-    const consumers = await manager.consumers.list(config.name).next()
+    // All of them: a page has 256, and there are two for each shard.
+    const consumers = await Array.fromAsync(manager.consumers.list(config.name))
     const { state } = await manager.streams.info(config.name, { subjects_filter: ">" })
     for (const subject of Object.keys(state.subjects ?? {})) {
       if (subject.startsWith(`${topic}.reads.`)) continue

@@ -1,7 +1,8 @@
 /** The load generator's connection: it outlives restarts of the broker and tells when it was made again. */
 import { connect, type NatsConnection } from "@nats-io/transport-node"
-import { Effect, Redacted, Schedule, Stream, type Scope } from "effect"
-import { connectionOptions } from "../broker/connectionOptions.ts"
+import { Effect, Redacted, Schedule, type Scope } from "effect"
+import { watchConnection } from "../broker/connection.ts"
+import { connectionOptions, shownServers } from "../broker/connectionOptions.ts"
 import { attempt } from "../broker/provision.ts"
 import { ClientFailed } from "../cli/Client.ts"
 
@@ -18,39 +19,24 @@ export const connected = Effect.fnUntraced(function* (
   reconnected: () => void,
   notice: (text: string) => Effect.Effect<void>,
 ): Effect.fn.Return<Connected, ClientFailed, Scope.Scope> {
-  const { options, shown } = connectionOptions(Redacted.value(servers))
-  if (shown === "") return yield* new ClientFailed({ reason: "NATS_URL: expected host:port or nats://host:port" })
+  const list = Redacted.value(servers)
   const connection = yield* Effect.acquireRelease(
-    attempt("connect", () =>
-      connect({
-        ...options,
-        name: "objectlog load",
-        maxReconnectAttempts: -1,
-        reconnectTimeWait: 250,
-        reconnectJitter: 100,
-        pingInterval: 10_000,
-        timeout: 2_000,
-      }),
-    ),
+    attempt("connect", () => connect(connectionOptions(list, "objectlog load"))),
     (made) => Effect.promise(() => made.close()),
   ).pipe(
     Effect.retry({ schedule: Schedule.spaced("1 second"), times: connectSeconds }),
-    Effect.mapError((error) => new ClientFailed({ reason: `can't connect to NATS at ${shown}: ${error.message}` })),
+    Effect.mapError(
+      (error) => new ClientFailed({ reason: `can't connect to NATS at ${shownServers(list)}: ${error.message}` }),
+    ),
   )
-  let up = true
-  yield* Stream.fromAsyncIterable(connection.status(), (cause) => cause).pipe(
-    Stream.runForEach((status) => {
-      if (status.type === "disconnect") {
-        up = false
-        return notice("the connection to the broker is lost; it is made again")
-      }
-      if (status.type !== "reconnect") return Effect.void
-      up = true
-      reconnected()
-      return notice("connected to the broker again")
-    }),
-    Effect.ignore,
-    Effect.forkScoped,
-  )
-  return { connection, isUp: () => up && !connection.isClosed() }
+  const state = yield* watchConnection(connection, notice)
+  state.onReconnect.add(reconnected)
+  const refused = new Set<string>()
+  const runFork = Effect.runForkWith(yield* Effect.context())
+  state.onViolation.add(({ message }) => {
+    if (refused.has(message)) return
+    refused.add(message)
+    runFork(notice(`the broker refuses: ${message}`))
+  })
+  return { connection, isUp: () => state.connected && !connection.isClosed() }
 })

@@ -2,14 +2,21 @@
  * Whether this worker is alive and ready, for `/livez` and `/readyz`.
  *
  * Alive: the process makes progress, as the watchdog sees it. A broker or shard that is away is no reason to restart a
- * worker. Ready: the broker is connected, has the streams and consumers, and at least one shard answers; a worker with one
- * shard down serves the others.
+ * worker, as long as it tries to connect again. Ready: the broker is connected, has the streams and consumers and refuses
+ * nothing that a worker needs, and at least one shard answers; a worker with one shard down serves the others.
  *
  * Broker and shards are asked every few seconds, not by whoever scrapes: an answer is at once, however many ask and
  * whatever hangs.
  */
-import { Clock, Context, Effect, Exit, Layer } from "effect"
-import { Broker, type BrokerState, type ConsumerState } from "../broker/Broker.ts"
+import { Cause, Clock, Context, Effect, Exit, Layer } from "effect"
+import {
+  Broker,
+  type BrokerState,
+  BrokerUnavailable,
+  type ConnectionView,
+  type ConsumerState,
+  operations,
+} from "../broker/Broker.ts"
 import { type ShardHealth, ShardPool } from "../shard/ShardPool.ts"
 import { retryParts, type Subject, subjects } from "./definitions.ts"
 import { Metrics } from "./Metrics.ts"
@@ -48,7 +55,6 @@ export class Health extends Context.Service<
 }
 
 interface Observation {
-  readonly connected: boolean
   /** The broker's answer, or why there is none. */
   readonly broker: BrokerState | string
   readonly shards: ReadonlyArray<ShardHealth>
@@ -56,7 +62,12 @@ interface Observation {
 
 type Phase =
   | { readonly _tag: "Starting" }
-  | { readonly _tag: "Serving"; readonly watchdog: Watchdog; observed: Observation }
+  | {
+      readonly _tag: "Serving"
+      readonly watchdog: Watchdog
+      readonly connection: () => ConnectionView
+      observed: Observation
+    }
   | { readonly _tag: "Stopping" }
 
 const nowMillis = Effect.map(Clock.monotonicTimeNanos, (nanos) => Number(nanos / 1_000_000n))
@@ -69,7 +80,8 @@ const make = (): Health["Service"] => {
       const pool = yield* ShardPool
       const watchdog = new Watchdog()
       const look = makeLook(watchdog)
-      const serving: Phase = { _tag: "Serving", watchdog, observed: yield* look }
+      const { connection } = yield* Broker
+      const serving: Phase = { _tag: "Serving", watchdog, connection, observed: yield* look }
       phase = serving
       for (const [index, { shard }] of pool.usage().entries()) {
         yield* metrics.gauge("shard_up", { shard }, () => Number(serving.observed.shards[index]?.ok ?? false))
@@ -96,7 +108,7 @@ const make = (): Health["Service"] => {
   return Health.of({
     stuck: Effect.map(nowMillis, (now) => (phase._tag === "Serving" ? phase.watchdog.findings(now) : [])),
     readiness: Effect.sync(() => {
-      if (phase._tag === "Serving") return judge(phase.observed)
+      if (phase._tag === "Serving") return judge(phase.observed, phase.connection())
       const reason = phase._tag === "Starting" ? "starting: waits for the broker and the shards" : "stopping"
       return { ready: false, reasons: [reason], broker: { ok: false }, shards: [] }
     }),
@@ -105,8 +117,9 @@ const make = (): Health["Service"] => {
 }
 
 /** Asks broker and shards, and shows the parts to the watchdog. */
-const makeLook = (watchdog: Watchdog) =>
-  Effect.gen(function* () {
+const makeLook = (watchdog: Watchdog) => {
+  let counted: Partial<ConnectionView["violations"]> = {}
+  return Effect.gen(function* () {
     const broker = yield* Broker
     const pool = yield* ShardPool
     const metrics = yield* Metrics
@@ -115,22 +128,36 @@ const makeLook = (watchdog: Watchdog) =>
       [Effect.exit(Effect.timeout(broker.state, askMillis)), pool.health, brokerFailures(metrics)],
       { concurrency: "unbounded" },
     )
+    const { attempts, connected, violations } = broker.connection()
     const observed: Observation = {
-      connected: broker.isConnected(),
-      broker: Exit.isSuccess(answer) ? answer.value : "does not answer",
+      broker: Exit.isSuccess(answer) ? answer.value : whyNone(answer.cause),
       shards,
     }
+    for (const operation of operations) {
+      const by = violations[operation] - (counted[operation] ?? 0)
+      if (by > 0) yield* metrics.count("permission_violations_total", { operation }, by)
+    }
+    counted = { ...violations }
     const sights = Array.from(parts, ({ held, moves, name }): Sight => ({
       name,
       held: held(),
       moves: moves() + failures,
     }))
     if (Exit.isSuccess(answer)) sights.push(...intakes(answer.value, parts, failures))
-    const away = !observed.connected || Exit.isFailure(answer) || answer.value.missing.length > 0
+    // Who does not even try to connect again waits for nothing.
+    sights.push({ name: "connection to the broker", held: connected ? 0 : 1, moves: attempts, excusable: false })
+    const away = !connected || Exit.isFailure(answer) || answer.value.problems.length > 0
     const now = yield* nowMillis
     watchdog.look(sights, now, now + everyMillis + askMillis, away)
     return observed
   })
+}
+
+/** Why the broker did not tell its state. */
+const whyNone = (cause: Cause.Cause<BrokerUnavailable | Cause.TimeoutError>): string => {
+  const error = Cause.squash(cause)
+  return error instanceof BrokerUnavailable ? error.message : "broker: does not answer"
+}
 
 /** Attempts that the broker did not confirm. Who repeats one is waiting for the broker, and not stuck. */
 const brokerFailures = (metrics: Metrics["Service"]) =>
@@ -161,14 +188,22 @@ const intakes = (state: BrokerState, parts: Iterable<Part>, failures: number): R
     ]
   })
 
-const judge = ({ broker, connected, shards }: Observation): Readiness => {
-  const reasons: Array<string> = []
-  if (!connected) reasons.push("broker: not connected")
-  else if (typeof broker === "string") reasons.push(`broker: ${broker}`)
-  else reasons.push(...broker.missing.map((what) => `broker: ${what} is missing`))
-  const brokerOk = reasons.length === 0
+const judge = ({ broker, shards }: Observation, { connected, troubles }: ConnectionView): Readiness => {
+  const disabling: Array<string> = []
+  const others: Array<string> = []
+  if (!connected) disabling.push("broker: not connected")
+  else if (typeof broker === "string") disabling.push(broker)
+  else disabling.push(...broker.problems.map((problem) => `broker: ${problem}`))
+  for (const trouble of troubles) (trouble.disabling ? disabling : others).push(`broker: ${trouble.text}`)
   for (const { ok, reason, shard } of shards) {
-    if (!ok) reasons.push(`shard ${shard}: ${reason ?? "does not answer"}`)
+    if (!ok) others.push(`shard ${shard}: ${reason ?? "does not answer"}`)
   }
-  return { ready: brokerOk && shards.some(({ ok }) => ok), reasons, broker: { ok: brokerOk }, shards }
+  const brokerOk = disabling.length === 0
+  return {
+    ready: brokerOk && shards.some(({ ok }) => ok),
+    // The state of the broker and what the connection met may say the same.
+    reasons: [...new Set([...disabling, ...others])],
+    broker: { ok: brokerOk },
+    shards,
+  }
 }

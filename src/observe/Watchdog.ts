@@ -3,7 +3,7 @@
  * waits for what never comes, an event loop that is blocked.
  *
  * Waiting is not being stuck. A lane whose shard is down repeats its transaction, a worker whose broker is away has
- * nothing to go by, and a shard's appends that were handed back come again within about a minute: all of that is
+ * nothing to go by as long as it tries to connect again, and a shard's appends that were handed back come again within about a minute: all of that is
  * movement, or excused, or far shorter than `stuckMillis`.
  */
 
@@ -12,6 +12,8 @@ export interface Sight {
   readonly name: string
   readonly held: number
   readonly moves: number
+  /** Whether it may wait for a broker that is away; `true` where it is not said. */
+  readonly excusable?: boolean
 }
 
 /** A part is stuck when it holds work and has not moved for this long. An operation of a shard ends within 45 s, the longest delay of a handed back request is 72 s. */
@@ -31,14 +33,15 @@ export class Watchdog {
   #due: number | undefined
   #blockedMillis = 0
 
-  /** Looks at all parts; `excused`: what they wait for is known to be away. The next look is planned for `due`. */
+  /** Looks at all parts; `excused`: the broker is known to be away. The next look is planned for `due`. */
   look(parts: Iterable<Sight>, now: number, due: number, excused: boolean): void {
     this.#blockedMillis = this.#late(now)
     this.#due = due
     const seen = new Map<string, Seen>()
     for (const part of parts) {
       const before = this.#seen.get(part.name)
-      const moved = excused || part.held === 0 || before === undefined || before.moves !== part.moves
+      const isExcused = excused && part.excusable !== false
+      const moved = isExcused || part.held === 0 || before === undefined || before.moves !== part.moves
       seen.set(part.name, { ...part, since: moved ? now : before.since })
     }
     this.#seen = seen

@@ -3,6 +3,7 @@
  *
  * Labels are bounded: a shard is one of the configured ones, all others come from closed sets. Never an object id.
  */
+import { operations } from "../broker/Broker.ts"
 import { errorCodes } from "../domain/Protocol.ts"
 
 /** Kinds of requests; the value of every `subject` label, whatever the topics are called. */
@@ -30,6 +31,8 @@ export const retryReasons = [
   "publish",
   "dead letter",
   "park",
+  // No room for more of them.
+  "full",
   // In recovery or read-only; wrong password or role; no such database.
   "25006",
   "28000",
@@ -118,6 +121,10 @@ export const counters = {
   retries_total: {
     help: "Attempts that failed for a reason that another attempt may cure.",
     labels: { part: retryParts, reason: retryReasons },
+  },
+  permission_violations_total: {
+    help: "Operations that the broker refused for lack of a right.",
+    labels: { operation: operations },
   },
   dead_letters_total: { help: "Requests refused and kept as dead letters.", labels: { code: errorCodes } },
 } as const satisfies Record<string, Definition>

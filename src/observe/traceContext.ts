@@ -42,16 +42,19 @@ export const stateLengthMax = 512
 const stateMembersMax = 32
 const stateMember = /^([a-z\d][a-z\d_\-*/@]{0,255})=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]$/
 
-/** A `tracestate` that may be passed on; `undefined` where it is malformed or too long. */
+/** The optional white space around a member: spaces and tabs, and nothing else that `trim` would take. */
+const aroundMember = /^[ \t]+|[ \t]+$/g
+
+/** A `tracestate` that may be passed on, its members as they were checked; `undefined` where it is malformed or too long. */
 export const checkedState = (text: string | undefined): string | undefined => {
-  if (text === undefined || text === "" || text.length > stateLengthMax) return undefined
-  const keys = new Set<string>()
+  if (text === undefined || text.length > stateLengthMax) return undefined
+  const members = new Map<string, string>()
   for (const part of text.split(",")) {
-    const member = part.trim()
+    const member = part.replace(aroundMember, "")
     if (member === "") continue
     const key = stateMember.exec(member)?.[1]
-    if (key === undefined || keys.has(key)) return undefined
-    keys.add(key)
+    if (key === undefined || members.has(key)) return undefined
+    members.set(key, member)
   }
-  return keys.size === 0 || keys.size > stateMembersMax ? undefined : text
+  return members.size === 0 || members.size > stateMembersMax ? undefined : [...members.values()].join(",")
 }

@@ -4,17 +4,17 @@
  * Knows nothing of NATS or SQL. The intake handles chunks, not messages: nothing here forks, awaits or allocates a span
  * for a single message.
  */
-import { Effect, Fiber, Queue, Result, Stream } from "effect"
+import { Effect, Fiber, Result, Stream } from "effect"
 import { Broker, type Delivery } from "../broker/Broker.ts"
 import { decodeAppend, messageIdProblem, type Limits, type Refusal } from "../domain/Protocol.ts"
 import { Metrics } from "../observe/Metrics.ts"
-import { watched } from "../observe/Parts.ts"
 import { Tracing } from "../observe/Tracing.ts"
 import { HashRing } from "../placement/HashRing.ts"
 import { Flow } from "./Flow.ts"
 import * as Lane from "./Lane.ts"
 import * as limits from "./limits.ts"
-import { logDelivery, refuse } from "./outcome.ts"
+import { logDelivery } from "./outcome.ts"
+import { Refusals } from "./Refusals.ts"
 import type { Offered, Work } from "./Waiting.ts"
 import type { WorkerOptions } from "./Worker.ts"
 
@@ -40,11 +40,7 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
     const tracing = yield* Tracing
     const flow = new Flow(ring.shards.length)
     const lanes = yield* Effect.forEach(ring.shards, (shard, index) => Lane.make(index, shard.name, flow))
-    const refused = yield* Queue.bounded<readonly [Delivery, Refusal]>(limits.refusalsWaiting)
-    /** What is to be refused and is not settled. */
-    const refusing = new Set<Delivery>()
-    let settled = 0
-    yield* watched({ name: "refusals", subject: "append", held: () => refusing.size, moves: () => settled })
+    const refusals = yield* Refusals
 
     /** Brings what did not fit into full lanes to its place; hands it back if that is interrupted. */
     const admit = (source: Lane.Source, full: ReadonlyArray<readonly [Lane.Lane, Offered]>) => {
@@ -72,16 +68,15 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
         Effect.gen(function* () {
           const bounds: Limits = { maxPayload: broker.maxPayload(), responseTopic }
           const routed: Array<Array<Work>> = lanes.map(() => [])
-          const refusals: Array<readonly [Delivery, Refusal]> = []
+          const refused: Array<readonly [Delivery, Refusal]> = []
           let redelivered = 0
           for (const delivery of deliveries) {
             if (delivery.deliveryCount > 1) redelivered++
             tracing.receive(delivery)
             const work = decode(source, delivery, bounds)
             if (Result.isSuccess(work)) routed[ring.shardOf(work.success.entry.id)]!.push(work.success)
-            else refusals.push([delivery, work.failure])
+            else refused.push([delivery, work.failure])
           }
-          for (const [delivery] of refusals) refusing.add(delivery)
           const full = routed.flatMap((works, index) => {
             const offered: Offered = { works, next: 0 }
             const lane = lanes[index]!
@@ -90,36 +85,12 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
           if (redelivered > 0) yield* metrics.count("redeliveries_total", { subject: "append" }, redelivered)
           if (full.length > 0) yield* restore(admit(source, full))
           if (debug) yield* Effect.forEach(deliveries, (delivery) => logDelivery("append", delivery), { discard: true })
-          // Unbounded while the broker is away, so it may be interrupted: `refusing` knows them.
-          if (refusals.length > 0) yield* restore(Queue.offerAll(refused, refusals))
+          if (refused.length > 0) yield* restore(refusals.take("append", refused))
         }),
       )
 
-    // Registered before the fork, so it runs last: what is not refused by then is handed back.
-    yield* Effect.addFinalizer(() =>
-      Effect.sync(() => {
-        for (const delivery of refusing) delivery.retry(0)
-      }),
-    )
-
     const working = yield* Effect.all(
-      [
-        ...lanes.map((lane) => lane.run),
-        Stream.fromQueue(refused).pipe(
-          Stream.mapEffect(
-            ([delivery, refusal]) =>
-              Effect.andThen(
-                refuse("append", delivery, refusal),
-                Effect.sync(() => {
-                  refusing.delete(delivery)
-                  settled++
-                }),
-              ),
-            { concurrency: limits.refusalsAtOnce, unordered: true },
-          ),
-          Stream.runDrain,
-        ),
-      ],
+      lanes.map((lane) => lane.run),
       { concurrency: "unbounded", discard: true },
     ).pipe(Effect.forkScoped)
     // Registered after the fork, so it runs first: the lanes still work while they are closed.

@@ -24,7 +24,8 @@ import * as limits from "./limits.ts"
 import * as LossCheck from "./LossCheck.ts"
 import * as Parking from "./Parking.ts"
 import { type Offered, Waiting, type Work } from "./Waiting.ts"
-import { Appended, publishForever, refuse, secondsSince } from "./outcome.ts"
+import { Appended, publishForever, secondsSince } from "./outcome.ts"
+import { refuse, type Refusals } from "./Refusals.ts"
 
 /** Where an append comes from: `setAside` is what was parked, or refused and is tried again. */
 export type Source = "intake" | "setAside"
@@ -59,11 +60,11 @@ export const make = Effect.fnUntraced(function* (
   index: number,
   shard: string,
   flow: Flow,
-): Effect.fn.Return<Lane, never, Broker | ShardPool | Metrics | Scope.Scope> {
+): Effect.fn.Return<Lane, never, Broker | ShardPool | Metrics | Refusals | Scope.Scope> {
   const pool = yield* ShardPool
   const metrics = yield* Metrics
   const tracing = yield* Tracing
-  const services = yield* Effect.context<Broker | Metrics>()
+  const services = yield* Effect.context<Broker | Metrics | Refusals>()
   const announcing = yield* FiberSet.make<void, never>()
 
   const parking = yield* Parking.make(shard)
@@ -185,7 +186,9 @@ export const make = Effect.fnUntraced(function* (
     )
 
   /** Commits a batch, trying for ever if need be; a rejected one is halved until the culprit stands alone. */
-  const store = (works: ReadonlyArray<Work>): Effect.Effect<ReadonlyArray<Committed>, never, Broker | Metrics> =>
+  const store = (
+    works: ReadonlyArray<Work>,
+  ): Effect.Effect<ReadonlyArray<Committed>, never, Broker | Metrics | Refusals> =>
     append(works).pipe(
       Effect.ensuring(Effect.sync(() => moves++)),
       Effect.tapErrorTag("ShardUnavailable", (error) =>

@@ -22,7 +22,8 @@ import { ShardPool, type ShardUnavailable } from "../shard/ShardPool.ts"
 import * as limits from "./limits.ts"
 import { makePacker } from "./paging.ts"
 import type { Source } from "./Lane.ts"
-import { logDelivery, outcomeId, persist, publishForever, refuse, secondsSince } from "./outcome.ts"
+import { logDelivery, outcomeId, persist, publishForever, secondsSince } from "./outcome.ts"
+import { refuse } from "./Refusals.ts"
 import type { WorkerOptions } from "./Worker.ts"
 
 const cursorOf = (order: ReadRequest["order"], entry: LogEntry): Cursor =>

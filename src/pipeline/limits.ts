@@ -72,6 +72,10 @@ export const readsAtOnce = 256
 export const fetchEntriesMax = 2_000
 export const fetchBytesMax = 512 * 1024
 
-/** Refused messages that wait for their dead letter, and how many are written at the same time. */
+/** Refused messages of a kind that wait for their dead letter, in all and in bytes of payload, and how many are written at the same time. */
 export const refusalsWaiting = 1_000
+export const refusalsBytesMax = 8 * 1024 * 1024
 export const refusalsAtOnce = 64
+
+/** How long refusals beyond those may hold up an intake: as long as a full lane may. */
+export const refusalsFullMillis = laneFullWaitMillis

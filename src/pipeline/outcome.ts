@@ -80,8 +80,8 @@ export const persist = <A>(
 export const publishForever = (events: ReadonlyArray<OutgoingEvent>): Effect.Effect<void, never, Broker | Metrics> =>
   Broker.use((broker) => persist("publish", broker.publish(events)))
 
-/** Dead-letters and answers one message; `type` is the kind of the request. */
-export const refuse: (
+/** Dead-letters, answers and acknowledges one message; `type` is the kind of the request. */
+export const dismiss: (
   type: Subject,
   delivery: Delivery,
   refusal: Refusal,

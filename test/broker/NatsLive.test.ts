@@ -152,10 +152,10 @@ describe("NatsLive", () => {
         const state = yield* broker.state
         assert.isUndefined(state.appends)
         assert.isUndefined(state.queries)
-        assert.deepStrictEqual(state.missing, [
-          "the consumer objectlog of stream objectlog_logs",
-          "the stream for query",
-          "the stream for dead.>",
+        assert.deepStrictEqual(state.problems, [
+          "the consumer objectlog of stream objectlog_logs is missing",
+          "the stream for query is missing",
+          "the stream for dead.> is missing",
         ])
       }).pipe(Effect.scoped),
     ),

@@ -3,7 +3,7 @@ import { assert, layer } from "@effect/vitest"
 import { connect, createInbox, type Msg } from "@nats-io/transport-node"
 import { Effect } from "effect"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
-import { blockText, headerText } from "../../src/broker/headers.ts"
+import { blockText, type HeaderBlock, headerText } from "../../src/broker/headers.ts"
 import { Outgoing } from "../../src/broker/Outgoing.ts"
 import { TestNats } from "../embedded/testServers.ts"
 
@@ -17,7 +17,7 @@ const connected = Effect.flatMap(NatsServer, (nats) =>
 interface Sent {
   readonly subject: string
   readonly reply?: string
-  readonly headers: string
+  readonly headers: HeaderBlock
   readonly payload: string | Uint8Array
 }
 
@@ -74,18 +74,23 @@ layer(TestNats.layer, { excludeTestServices: true })("Outgoing", (it) => {
     }).pipe(Effect.scoped),
   )
 
-  it.effect("refuses what the server would close the connection for, and a closed connection", () =>
+  it.effect("refuses what the server would close the connection for, what is no subject, and a closed connection", () =>
     Effect.gen(function* () {
       const connection = yield* connected
       const outgoing = new Outgoing(connection)
       const allowed = connection.info!.max_payload
-      const send = (size: number) => outgoing.publish("large", undefined, "", new Uint8Array(size))
+      const none = blockText([])
+      const send = (size: number) => outgoing.publish("large", undefined, none, new Uint8Array(size - none.length))
       send(allowed)
       assert.throws(() => send(allowed + 1), `a message of ${allowed + 1} bytes; max_payload is ${allowed}`)
-      assert.throws(() => outgoing.publish("large", undefined, "", "x".repeat(allowed + 1)), "max_payload")
+      assert.throws(() => outgoing.publish("large", undefined, none, "x".repeat(allowed + 1)), "max_payload")
+      for (const odd of ["", "a b", "a\r\nPUB b 0", "a\tb", "a\u0000"]) {
+        assert.throws(() => outgoing.publish(odd, undefined, none, ""), "not a subject")
+        assert.throws(() => outgoing.publish("a", odd, none, ""), "not a subject")
+      }
       yield* Effect.promise(() => connection.flush())
       yield* Effect.promise(() => connection.close())
-      assert.throws(() => send(1), "the connection is closed")
+      assert.throws(() => send(100), "the connection is closed")
     }).pipe(Effect.scoped),
   )
 })

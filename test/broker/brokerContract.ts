@@ -282,17 +282,23 @@ export const brokerContract = (
     ),
   )
 
-  it.live("a dead letter keeps the payload and says why", () =>
+  it.live("a dead letter keeps the payload, says why, and is stored once, whatever it says", () =>
     provide((probe) =>
       Effect.gen(function* () {
         const broker = yield* Broker
         yield* probe.publishAppend("bad")
-        const [bad] = yield* take(1)
-        yield* broker.deadLetter(bad!, { code: "invalid_json", message: "payload: no" })
-        yield* broker.deadLetter(bad!, { code: "invalid_json", message: "payload: no" })
+        yield* probe.publishAppend("odd")
+        const [bad, odd] = yield* take(2)
+        // A server that looks for its name in the headers finds this one.
+        const reason = { code: "invalid_message", message: "Nats-Msg-Id: expected UTF-8" } as const
+        yield* broker.deadLetter(bad!, reason)
+        yield* broker.deadLetter(bad!, reason)
+        yield* broker.deadLetter(odd!, { code: "invalid_json", message: "payload: no" })
         bad!.ack()
-        assert.deepStrictEqual(yield* probe.deadLetters(1), [
-          { payload: "bad", code: "invalid_json", reason: "payload: no" },
+        odd!.ack()
+        assert.deepStrictEqual(yield* probe.deadLetters(2), [
+          { payload: "bad", code: "invalid_message", reason: reason.message },
+          { payload: "odd", code: "invalid_json", reason: "payload: no" },
         ])
       }),
     ),
@@ -309,10 +315,10 @@ export const brokerContract = (
             Effect.timeout("5 seconds"),
             Effect.orDie,
           )
-        assert.deepStrictEqual(yield* broker.state, { appends: nothing, queries: nothing, missing: [] })
+        assert.deepStrictEqual(yield* broker.state, { appends: nothing, queries: nothing, problems: [] })
         for (const payload of ["one", "two", "three"]) yield* probe.publishAppend(payload)
         const before = yield* broker.state
-        assert.deepStrictEqual(before, { appends: { ...nothing, pending: 3 }, queries: nothing, missing: [] })
+        assert.deepStrictEqual(before, { appends: { ...nothing, pending: 3 }, queries: nothing, problems: [] })
         const [one, two, three] = yield* take(3)
         one!.ack()
         three!.ack()

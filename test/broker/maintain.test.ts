@@ -6,9 +6,9 @@ import { Effect } from "effect"
 import { margin, purgeDone } from "../../src/broker/maintain.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { TestNats } from "../embedded/testServers.ts"
+import { topics } from "./onServer.ts"
 
 const streams = { parked: "objectlog_logs_parked" }
-const topics = { logsTopic: "logs", queryTopic: "query", responseTopic: "response", deadTopic: "dead", replicas: 1 }
 const lost = "logs_parked.appends.a"
 const fine = "logs_parked.appends.b"
 

@@ -2,6 +2,8 @@
 import { assert, layer } from "@effect/vitest"
 import { connect, createInbox } from "@nats-io/transport-node"
 import { Effect } from "effect"
+import { ConnectionState } from "../../src/broker/connection.ts"
+import { blockText } from "../../src/broker/headers.ts"
 import { Incoming } from "../../src/broker/Incoming.ts"
 import { Outgoing } from "../../src/broker/Outgoing.ts"
 import { makePublisher, publishMade } from "../../src/broker/publish.ts"
@@ -38,14 +40,11 @@ layer(TestNats.layer, { excludeTestServices: true })("publishing", (it) => {
         },
       })
       yield* Effect.promise(() => stream.flush())
-      const publish = yield* makePublisher(own, new Outgoing(own), new Incoming(own), {
-        connected: true,
-        listeners: new Set(),
-      })
+      const publish = yield* makePublisher(own, new Outgoing(own), new Incoming(own), new ConnectionState())
       const messages = ["1", "2", "3"].map((payload) => ({
         subject,
         payload,
-        headers: "NATS/1.0\r\n\r\n",
+        headers: blockText([]),
         copy: undefined,
       }))
       yield* publishMade(publish, messages)

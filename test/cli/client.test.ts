@@ -16,6 +16,7 @@ import { entryText, escapeLog, parseTime, queryCommand } from "../../src/cli/que
 import { serversFor } from "../../src/cli/servers.ts"
 import * as ObjectId from "../../src/domain/ObjectId.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
+import { ConfiguredNats } from "../embedded/ConfiguredNats.ts"
 import { TestNats } from "../embedded/testServers.ts"
 
 const largest = ObjectId.fromDecimal("18446744073709551615")!
@@ -279,6 +280,29 @@ describe("Client", () => {
       assert.notInclude(refused.message, "secret")
       assert.notInclude(refused.message, "\n")
     }).pipe(Effect.provide(TestNats.layer)),
+  )
+
+  it.live("says that the connection is lost, and why the server does not take it back", () =>
+    Effect.gen(function* () {
+      const server = yield* ConfiguredNats
+      const login = (password: string) => `authorization: { user: "u", password: "${password}" }`
+      yield* server.start(login("p"))
+      const layer = (password: string) =>
+        Client.layer({
+          servers: server.url(`u:${password}`),
+          logsTopic: "logs",
+          queryTopic: "query",
+          timeout: "1 second",
+        })
+      const append = Client.use((one) => Stream.runDrain(one.append([{ id: largest, log: "" }])))
+      const refused = yield* append.pipe(Effect.provide(layer("q")), Effect.flip)
+      assert.match(refused.message, /^can't connect to NATS at 127.0.0.1:\d+: the server refused the credentials$/)
+      const lost = yield* Effect.andThen(server.reload(login("q")), append).pipe(
+        Effect.provide(layer("p")),
+        Effect.flip,
+      )
+      assert.strictEqual(lost.message, "the connection to the server is lost; the server says: Authorization Violation")
+    }).pipe(Effect.scoped, Effect.provide(ConfiguredNats.layer)),
   )
 
   it.live("the time-out starts anew with each page", () =>

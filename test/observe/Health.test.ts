@@ -2,7 +2,14 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Layer } from "effect"
 import { TestClock } from "effect/testing"
-import { Broker, BrokerUnavailable, type BrokerState } from "../../src/broker/Broker.ts"
+import {
+  Broker,
+  BrokerClosed,
+  BrokerUnavailable,
+  type BrokerState,
+  type ConnectionView,
+  untroubled,
+} from "../../src/broker/Broker.ts"
 import { layerMemory as brokerMemory, MemoryBroker } from "../../src/broker/Memory.ts"
 import { Health } from "../../src/observe/Health.ts"
 import { layerMemory as metricsMemory, Metrics } from "../../src/observe/Metrics.ts"
@@ -13,8 +20,12 @@ import { layerMemory as shardsMemory, MemoryShards } from "../../src/shard/Memor
 
 const names = ["a", "b"]
 
-/** A broker whose answer about its state the test decides. */
-const world = (change: (state: BrokerState) => BrokerState | undefined = (state) => state) =>
+/** A broker whose answer about its state, and whose connection, the test decides. */
+const world = (
+  change: (state: BrokerState) => BrokerState | undefined = (state) => state,
+  connection: () => ConnectionView = () => untroubled,
+  closed: Effect.Effect<never, BrokerClosed> = Effect.never,
+) =>
   Layer.mergeAll(
     Layer.effectContext(
       Effect.gen(function* () {
@@ -26,7 +37,7 @@ const world = (change: (state: BrokerState) => BrokerState | undefined = (state)
             ? Effect.fail(new BrokerUnavailable({ operation: "state", cause: new Error("away") }))
             : Effect.succeed(changed)
         })
-        return Context.add(context, Broker, { ...broker, state })
+        return Context.add(context, Broker, { ...broker, state, connection, closed })
       }),
     ),
     HashRingLive(names.map((name) => ({ name }))),
@@ -127,7 +138,7 @@ describe("health", () => {
       yield* append(1)
       yield* TestClock.adjust("10 minutes")
       assert.deepStrictEqual(yield* stuck, [])
-      assert.deepInclude(yield* readiness, { ready: false, reasons: ["broker: does not answer"] })
+      assert.deepInclude(yield* readiness, { ready: false, reasons: ["broker: state failed: away"] })
       assert.isNaN(yield* (yield* Metrics).reading("consumer_pending", { subject: "append" }))
       away = false
       yield* TestClock.adjust("110 seconds")
@@ -153,9 +164,76 @@ describe("health", () => {
         world((state) => ({
           ...state,
           appends: undefined,
-          missing: ["the consumer objectlog of stream objectlog_logs"],
+          problems: ["the consumer objectlog of stream objectlog_logs is missing"],
         })),
       ),
+      alone,
+    ),
+  )
+
+  it.effect(
+    "what the broker refuses makes it not ready at once, where a worker needs it; each refusal is counted",
+    () => {
+      let view = untroubled
+      const refused = (troubles: ConnectionView["troubles"], pull: number): ConnectionView => ({
+        ...untroubled,
+        troubles,
+        violations: { ...untroubled.violations, pull },
+      })
+      return Effect.gen(function* () {
+        const { value } = yield* Metrics
+        yield* idle
+        yield* TestClock.adjust("6 seconds")
+        view = refused([{ text: "refused (pull): no", disabling: true }], 3)
+        assert.deepInclude(yield* readiness, {
+          ready: false,
+          reasons: ["broker: refused (pull): no"],
+          broker: { ok: false },
+        })
+        yield* TestClock.adjust("6 seconds")
+        assert.strictEqual(yield* value("permission_violations_total", { operation: "pull" }), 3)
+        view = refused([{ text: "refused (copy): no", disabling: false }], 5)
+        assert.deepInclude(yield* readiness, {
+          ready: true,
+          reasons: ["broker: refused (copy): no"],
+          broker: { ok: true },
+        })
+        yield* TestClock.adjust("6 seconds")
+        assert.strictEqual(yield* value("permission_violations_total", { operation: "pull" }), 5)
+        view = untroubled
+        assert.deepInclude(yield* readiness, { ready: true, reasons: [] })
+      }).pipe(Effect.scoped, Effect.provide(world(undefined, () => view)), alone)
+    },
+  )
+
+  it.effect("a broker that is away is excused while it is tried to connect again, and only then", () => {
+    let attempts = 0
+    let tries = true
+    const connection = () => ({ ...untroubled, connected: false, attempts: tries ? ++attempts : attempts })
+    return Effect.gen(function* () {
+      yield* idle
+      yield* append(1)
+      yield* TestClock.adjust("30 minutes")
+      assert.deepStrictEqual(yield* stuck, [])
+      tries = false
+      yield* TestClock.adjust("140 seconds")
+      const found = yield* stuck
+      assert.lengthOf(found, 1)
+      assert.match(found[0]!, /^connection to the broker: holds 1 and has not moved for 1\d\d s$/)
+    }).pipe(Effect.scoped, Effect.provide(world(() => undefined, connection)), alone)
+  })
+
+  it.effect("a connection that has ended for good ends the worker", () =>
+    Effect.gen(function* () {
+      const running = runWorker({ responseTopic: "response", debug: false })
+      const error = yield* Effect.flip(Health.use((health) => health.observing(running)))
+      assert.strictEqual(
+        error.message,
+        "the connection to the broker has ended for good (why): a new start makes a new one",
+      )
+    }).pipe(
+      Effect.scoped,
+      Effect.provide(world(undefined, undefined, Effect.fail(new BrokerClosed({ reason: "why" })))),
       alone,
     ),
   )

@@ -1,5 +1,6 @@
 /** `traceparent` and `tracestate` as W3C Trace Context defines them: what is read, what is passed on, what is ignored. */
 import { assert, describe, it } from "@effect/vitest"
+import * as draw from "../domain/arbitraries.ts"
 import { checkedState, formatParent, parseParent, stateLengthMax } from "../../src/observe/traceContext.ts"
 
 const traceId = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -52,10 +53,31 @@ describe("traceparent", () => {
 
 describe("tracestate", () => {
   it("is passed on as it is", () => {
-    for (const text of ["a=1", "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7", "fw529a3039@dt=FfAAA, b= x y", "a=1,,b=2"]) {
+    for (const text of ["a=1", "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7", "fw529a3039@dt=FfAAA,b= x y"]) {
       assert.strictEqual(checkedState(text), text)
     }
     assert.strictEqual(checkedState(`a=${"x".repeat(256)}`)?.length, 258)
+  })
+
+  it("is passed on without white space around its members and without empty ones", () => {
+    assert.strictEqual(checkedState(" a=1 \t,, \t ,\tb= 2 3 ,"), "a=1,b= 2 3")
+  })
+
+  it("is dropped where a member has other white space around it, which would be a line end in another encoding", () => {
+    for (const space of ["\r", "\n", "\v", "\f", "\u00a0", "\u200a", "\u2028", "\u3000", "\ufeff"]) {
+      for (const text of [`a=b,${space}c=d`, `a=b${space},c=d`, `${space}a=b`, `a=b${space}`]) {
+        assert.isUndefined(checkedState(text), JSON.stringify(text))
+      }
+    }
+  })
+
+  it.prop("is visible ASCII and blanks, whatever it was", [draw.text, draw.text], ([one, other]) => {
+    for (const text of [one, `a=${one}`, `a=1,${one}b=${other}`, `a=${one},${other}b=1`]) {
+      const state = checkedState(text)
+      if (state === undefined) continue
+      assert.match(state, /^[!-~](?:[ -~]*[!-~])?$/)
+      assert.strictEqual(checkedState(state), state)
+    }
   })
 
   it("is dropped where it is malformed or too long", () => {

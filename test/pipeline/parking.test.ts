@@ -289,16 +289,17 @@ describe("a refused append that is tried again", () => {
       yield* worker
       const original = yield* publish(id!, "poison")
       yield* publish(id!, "later")
-      yield* TestClock.adjust("1 second")
+      yield* untilEvents(2)
       assert.lengthOf(broker.deadLetters(), 1)
 
       yield* broker.retry(original, "one")
-      yield* TestClock.adjust("1 second")
+      yield* untilEvents(3)
       assert.lengthOf(broker.deadLetters(), 2)
       assert.lengthOf(broker.events(), 3)
 
       yield* shards.reject(0, undefined)
       yield* broker.retry(original, "two")
+      yield* untilEvents(4)
       yield* TestClock.adjust("1 second")
       const { payload } = broker.events()[3]!
       assert.deepInclude(JSON.parse(payload), { status: "ok", position: 2, seq: original.seq })

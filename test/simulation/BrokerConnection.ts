@@ -1,7 +1,7 @@
 /** One worker's connection to the simulated broker: the `Broker` that its pipelines see. */
 import { Effect, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
-import { Broker, BrokerUnavailable, type Delivery, type OutgoingEvent } from "../../src/broker/Broker.ts"
+import { Broker, BrokerUnavailable, type Delivery, type OutgoingEvent, untroubled } from "../../src/broker/Broker.ts"
 import { decodeText } from "../../src/domain/Protocol.ts"
 import type { MessageTrace } from "../../src/observe/MessageTrace.ts"
 import type { Process } from "./Processes.ts"
@@ -314,9 +314,9 @@ export class BrokerConnection {
     const { broker } = this
     return Broker.of({
       maxPayload: () => broker.maxPayload,
-      isConnected: () => this.up,
-      storage: () => ({ isStoring: true, troubles: [], silentSince: undefined }),
-      state: Effect.succeed({ appends: undefined, queries: undefined, missing: [] }),
+      connection: () => ({ ...untroubled, connected: this.up }),
+      closed: Effect.never,
+      state: Effect.succeed({ appends: undefined, queries: undefined, problems: [] }),
       appends: this.#subscribe(broker.appends),
       queries: this.#subscribe(broker.queries),
       publish: (events) =>

@@ -1,0 +1,81 @@
+/**
+ * Permission violations: what the broker refuses this connection the right to.
+ *
+ * The broker says when it refuses something, and not when it would no longer. So a violation counts until it was not repeated
+ * for longer than it takes until it must be. What keeps asking: a consumer that is lost is recovered, and pulled from again;
+ * events, dead letters and what is parked are published again until they are confirmed; the state of the broker is asked
+ * for every few seconds; and what could not be acknowledged is delivered again, and acknowledged then.
+ */
+import type { PermissionViolationError } from "@nats-io/transport-node"
+import { type Operation, untroubled } from "./Broker.ts"
+
+/** Everything but an acknowledgement is tried again within seven seconds; that one comes with the redelivery. */
+const countsMillis = { acknowledge: 60_000, other: 15_000 }
+
+/** Most violations that are remembered one by one. */
+const rememberedMax = 64
+
+export interface Violation {
+  readonly operation: Operation
+  /** What the broker said. */
+  readonly text: string
+  at: number
+}
+
+/** The topics that a worker publishes to. */
+export interface PublishedTopics {
+  readonly responseTopic: string
+  readonly deadTopic: string
+  readonly parkedTopic: string
+}
+
+const operationOf = (
+  { operation, subject }: PermissionViolationError,
+  { deadTopic, parkedTopic, responseTopic }: PublishedTopics,
+): Operation => {
+  if (operation === "subscription") return "receive"
+  if (subject.startsWith("$JS.ACK.")) return "acknowledge"
+  // With a domain there is more between the two.
+  if (subject.startsWith("$JS.")) return subject.includes(".CONSUMER.MSG.NEXT.") ? "pull" : "request"
+  if (subject === responseTopic) return "event"
+  if (subject.startsWith(`${deadTopic}.`)) return "dead letter"
+  return subject.startsWith(`${parkedTopic}.`) ? "park" : "copy"
+}
+
+export class Violations {
+  readonly #topics: PublishedTopics
+  readonly #remembered = new Map<string, Violation>()
+  readonly counts = { ...untroubled.violations }
+
+  constructor(topics: PublishedTopics) {
+    this.#topics = topics
+  }
+
+  /** Takes one in; gives it where it is news: the first of its subject, or the first after it was gone. */
+  note(error: PermissionViolationError, now: number): Violation | undefined {
+    const operation = operationOf(error, this.#topics)
+    this.counts[operation]++
+    // Subjects without number: each message's own acknowledgement, inboxes, and what requests name as their `reply_to`.
+    const several = operation === "acknowledge" || operation === "receive" || operation === "copy"
+    const key = several ? operation : error.subject
+    const known = this.#remembered.get(key)
+    if (known !== undefined && this.#counts(known, now)) {
+      known.at = now
+      return undefined
+    }
+    const violation = { operation, text: error.message, at: now }
+    this.#remembered.delete(key)
+    if (this.#remembered.size >= rememberedMax) this.#remembered.delete(this.#remembered.keys().next().value!)
+    this.#remembered.set(key, violation)
+    return violation
+  }
+
+  /** Those that still count. */
+  current(now: number): ReadonlyArray<Violation> {
+    return [...this.#remembered.values()].filter((violation) => this.#counts(violation, now))
+  }
+
+  #counts({ at, operation }: Violation, now: number): boolean {
+    return now - at < (operation === "acknowledge" ? countsMillis.acknowledge : countsMillis.other)
+  }
+}
