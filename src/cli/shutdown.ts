@@ -8,6 +8,14 @@ import { constants } from "node:os"
 /** Orchestrators kill after ten seconds or later. */
 const endsWithinMillis = 9_500
 
+/** From now on: what is still at work after that time is ended with it. */
+const limit = (code: number, said: string): void => {
+  setTimeout(() => {
+    process.stderr.write(`objectlog: ${said}\n`)
+    process.exit(code)
+  }, endsWithinMillis).unref()
+}
+
 let limited = true
 
 /** For a command that ends after a signal in a way and a time of its own. */
@@ -15,7 +23,10 @@ export const endInOwnTime = (): void => {
   limited = false
 }
 
-/** Has this process end in time. To be called once, by the program. */
+/** For a program that fails because of `problem`, whose own end may hang on the same. */
+export const failInTime = (problem: string): void => limit(1, problem)
+
+/** Has this process end in time after a signal. To be called once, by the program. */
 export const endInTime = (): void => {
   let signalled = false
   const onSignal = (signal: NodeJS.Signals) => {
@@ -25,12 +36,7 @@ export const endInTime = (): void => {
       process.exit(128 + constants.signals[signal])
     }
     signalled = true
-    setTimeout(() => {
-      process.stderr.write(
-        `objectlog: stopped; what was not finished within ${endsWithinMillis} ms is delivered again\n`,
-      )
-      process.exit(0)
-    }, endsWithinMillis).unref()
+    limit(0, `stopped; what was not finished within ${endsWithinMillis} ms is delivered again`)
   }
   process.on("SIGINT", onSignal)
   process.on("SIGTERM", onSignal)

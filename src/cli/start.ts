@@ -6,6 +6,7 @@ import { NatsServer } from "../embedded/NatsServer.ts"
 import { PostgresServers } from "../embedded/PostgresServers.ts"
 import { claimFolder } from "../embedded/reaper.ts"
 import { loggerLayer } from "./logging.ts"
+import { failInTime } from "./shutdown.ts"
 import { serve } from "./worker.ts"
 
 /** What the embedded servers try first. PostgreSQL stays away from the usual port, where a system's server may sit. */
@@ -16,9 +17,9 @@ const shardNames = ["shard-a", "shard-b"]
 const embeddedNats = Effect.fnUntraced(function* (dataDir: string) {
   const path = yield* Path.Path
   const context = yield* Layer.build(NatsServer.layer({ dataDir: path.join(dataDir, "nats"), port: natsPort }))
-  const { port, url } = yield* Effect.provideContext(NatsServer, context)
+  const { control, port, url } = yield* Effect.provideContext(NatsServer, context)
   yield* Console.log(`nats-server   ${url}${port === natsPort ? "" : `   (port ${natsPort} was taken)`}`)
-  return Redacted.make(url)
+  return { nats: Redacted.make(url), lost: [control.lost] }
 })
 
 const embeddedShards = Effect.fnUntraced(function* (dataDir: string) {
@@ -29,7 +30,10 @@ const embeddedShards = Effect.fnUntraced(function* (dataDir: string) {
       `PostgreSQL    postgres://${user}@${host}:${port}/objectlog   ${name}${port === postgresPort + index ? "" : `   (port ${postgresPort + index} was taken)`}`,
     ),
   )
-  return shards.map((shard): ShardAddress => ({ ...shard, weight: 1, url: undefined }))
+  return {
+    shards: shards.map((shard): ShardAddress => ({ ...shard, weight: 1, url: undefined })),
+    lost: shards.map(({ control }) => control.lost),
+  }
 })
 
 const start = Effect.fnUntraced(function* (settings: Settings) {
@@ -38,12 +42,18 @@ const start = Effect.fnUntraced(function* (settings: Settings) {
   const dataDir = path.resolve(settings.dataDir)
   yield* fs.makeDirectory(dataDir, { recursive: true })
   yield* claimFolder(dataDir, "objectlog")
-  const [nats, shards] = yield* Effect.all(
+  const [broker, databases] = yield* Effect.all(
     [
-      settings.natsUrl === undefined ? embeddedNats(dataDir) : Effect.succeed(settings.natsUrl),
-      settings.shards === undefined ? embeddedShards(dataDir) : Effect.succeed(settings.shards),
+      settings.natsUrl === undefined ? embeddedNats(dataDir) : Effect.succeed({ nats: settings.natsUrl, lost: [] }),
+      settings.shards === undefined ? embeddedShards(dataDir) : Effect.succeed({ shards: settings.shards, lost: [] }),
     ],
     { concurrency: 2 },
+  )
+  const { nats } = broker
+  const { shards } = databases
+  // A worker whose own server is gone for good would wait for it for ever.
+  const anyLost = Effect.raceAllFirst([Effect.never, ...broker.lost, ...databases.lost]).pipe(
+    Effect.tapError((error) => Effect.sync(() => failInTime(error.message))),
   )
   const running = path.join(dataDir, "running.json")
   yield* serve(
@@ -59,7 +69,7 @@ const start = Effect.fnUntraced(function* (settings: Settings) {
   npm run -s objectlog -- query 42
 Ctrl-C stops everything.`)
     }),
-  ).pipe(Effect.ensuring(Effect.ignore(fs.remove(running))))
+  ).pipe(Effect.raceFirst(anyLost), Effect.ensuring(Effect.ignore(fs.remove(running))))
 }, Effect.scoped)
 
 export const startCommand = Command.make(

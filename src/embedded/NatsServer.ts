@@ -9,7 +9,8 @@ import { connectionOptions } from "../broker/connectionOptions.ts"
 import { freePort } from "./freePort.ts"
 import { findNatsServer } from "./natsBinary.ts"
 import { claimFolder, reapLeftover } from "./reaper.ts"
-import { type ServerControl, ServerFailed, startServer } from "./serverProcess.ts"
+import { ServerFailed } from "./serverProcess.ts"
+import { type ServerControl, startServer } from "./supervisor.ts"
 
 export interface NatsServerOptions {
   readonly dataDir: string
@@ -84,8 +85,7 @@ const make = Effect.fnUntraced(function* (options: NatsServerOptions) {
       get pid() {
         return control.pid()
       },
-      // What is left of the earlier process is cleared first, also where it ended by itself.
-      control: { ...control, start: Effect.andThen(control.stop("SIGTERM"), control.start) },
+      control,
     })
   })
 
@@ -114,7 +114,7 @@ export class NatsServer extends Context.Service<
     readonly port: number
     /** Of the present process, as `control` may have started it anew; -1 while it is stopped. */
     readonly pid: number
-    /** Stops it with any signal, and starts it again on the same port and data. */
+    /** Stops it with any signal, and starts it again on the same port and data. If it ends by itself it is started again. */
     readonly control: ServerControl
   }
 >()("objectlog/embedded/NatsServer") {

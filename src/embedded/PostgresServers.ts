@@ -10,7 +10,8 @@ import { fileURLToPath } from "node:url"
 import { reachableData, serverAccount } from "./account.ts"
 import { freePort } from "./freePort.ts"
 import { claimFolder, reapLeftover } from "./reaper.ts"
-import { type Account, type ServerControl, ServerFailed, startServer } from "./serverProcess.ts"
+import { type Account, ServerFailed } from "./serverProcess.ts"
+import { type ServerControl, startServer } from "./supervisor.ts"
 
 export interface PostgresServersOptions {
   readonly dataDir: string
@@ -31,7 +32,10 @@ export interface EmbeddedShard {
   readonly dataDir: string
   /** Of the present process, as `control` may have started it anew; -1 while it is stopped. */
   readonly pid: number
-  /** Stops it with any signal (SIGINT: fast, SIGQUIT: as a crash), and starts it again on the same port and data. */
+  /**
+   * Stops it with any signal (SIGINT: fast, SIGQUIT: as a crash), and starts it again on the same port and data. If it ends
+   * by itself it is started again.
+   */
   readonly control: ServerControl
 }
 
@@ -250,8 +254,7 @@ const startShard = Effect.fnUntraced(function* (name: string, data: string, port
     get pid() {
       return control.pid()
     },
-    // What is left of the earlier process is cleared first, also where it ended by itself.
-    control: { ...control, start: Effect.andThen(control.stop("SIGINT"), control.start) },
+    control,
   }
   yield* createDatabase.pipe(
     Effect.provide(PgClient.layer({ host, port, username: owner, password, database: "postgres", maxConnections: 1 })),

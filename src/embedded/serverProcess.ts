@@ -4,12 +4,12 @@
  * They run in sessions of their own, so that the terminal's Ctrl-C reaches only the parent, which stops them in order.
  * Should the parent be killed outright, a reaper ends them: a shell that waits on a pipe whose other end dies with us.
  */
-import { Effect, Schema, type Scope } from "effect"
+import { Effect, Schedule, Schema } from "effect"
 import { type ChildProcess, spawn } from "node:child_process"
 import { closeSync, openSync } from "node:fs"
 import { readFile } from "node:fs/promises"
 
-/** A server could not be started, or ended at once. */
+/** A server could not be started, or does not stay up. */
 export class ServerFailed extends Schema.TaggedError<ServerFailed>()("ServerFailed", {
   server: Schema.String,
   problem: Schema.String,
@@ -36,22 +36,32 @@ export interface ServerSpec {
   readonly ready: (pid: number) => Effect.Effect<boolean>
 }
 
-/** How long a server may take to become ready, and to stop before it is killed. */
-const startMillis = 15_000
-const stopMillis = 3_000
-
-/** A running server, which tests and chaos may kill and start again on the same data. */
-export interface ServerControl {
-  readonly pid: () => number
+/** A server that serves. */
+export interface ServerProcess {
+  readonly pid: number
+  /** Waits for its end, and tells what ended it: a signal, or its exit code. */
+  readonly ended: Effect.Effect<string>
   /** Sends a signal and waits for the end; a second, forceful one follows after three seconds. */
   readonly stop: (signal: NodeJS.Signals) => Effect.Effect<void>
-  readonly start: Effect.Effect<void, ServerFailed>
 }
+
+/**
+ * One that lives and is not ready is slow: after a crash it may have much to recover, and would have to begin anew if it
+ * were ended. So this long is waited, and said from time to time.
+ */
+const readyWithinMillis = 600_000
+const slowNoticeMillis = 15_000
+const pollMillis = 10
+
+/** How long a server may take to stop before it is killed. */
+const stopMillis = 3_000
 
 const exited = (child: ChildProcess): Effect.Effect<void> =>
   Effect.callback((resume) => {
     if (child.exitCode !== null || child.signalCode !== null) return resume(Effect.void)
-    child.once("exit", () => resume(Effect.void))
+    const done = () => resume(Effect.void)
+    child.once("exit", done)
+    return Effect.sync(() => child.off("exit", done))
   })
 
 const reaperScript = 'trap "" INT TERM HUP; read _; kill "-$1" "$2" 2>/dev/null'
@@ -73,72 +83,65 @@ const lastLines = (file: string): Effect.Effect<string> =>
     Effect.map((text) => text.trim().split("\n").slice(-3).join(" | ").slice(-600)),
   )
 
-/** Starts a server and waits until it is ready; stops it when the scope closes. */
-export const startServer = Effect.fnUntraced(function* (
-  spec: ServerSpec,
-): Effect.fn.Return<ServerControl, ServerFailed, Scope.Scope> {
-  let child: ChildProcess | undefined
-  let reaper: ChildProcess | undefined
-
-  const stop = Effect.fnUntraced(function* (signal: NodeJS.Signals) {
-    const current = child
-    if (current === undefined) return
-    current.kill(signal)
-    const ended = yield* Effect.timeoutOption(exited(current), stopMillis)
-    if (ended._tag === "None") {
-      current.kill("SIGKILL")
-      yield* exited(current)
-    }
-    // After the server: a reaper that saw us die in between would still do its work.
-    reaper?.kill("SIGKILL")
-    child = undefined
-  })
-
-  const awaitReady = (current: ChildProcess, problem: () => Error | undefined) =>
-    Effect.gen(function* () {
-      while (!(yield* spec.ready(current.pid ?? -1))) {
-        const error = problem()
-        if (error !== undefined) return yield* new ServerFailed({ server: spec.name, problem: error.message })
-        if (current.exitCode !== null || current.signalCode !== null) {
-          const log = yield* lastLines(spec.logFile)
-          return yield* new ServerFailed({ server: spec.name, problem: `ended at once: ${log}` })
-        }
-        yield* Effect.sleep("10 millis")
-      }
-    }).pipe(
-      Effect.timeoutOrElse({
-        duration: startMillis,
-        orElse: () =>
-          Effect.flatMap(lastLines(spec.logFile), (log) =>
-            Effect.fail(
-              new ServerFailed({ server: spec.name, problem: `not ready within ${startMillis / 1000} s: ${log}` }),
-            ),
-          ),
-      }),
-    )
-
-  const start = Effect.gen(function* () {
-    const log = openSync(spec.logFile, "a")
-    let problem: Error | undefined
-    const current = spawn(spec.command, spec.args, {
-      detached: true,
-      cwd: "/",
-      stdio: ["ignore", log, log],
-      ...spec.account,
-    })
+/** The running process; a throw where the system refuses to make one at once. */
+const spawnNow = (spec: ServerSpec): ChildProcess => {
+  const log = openSync(spec.logFile, "a")
+  try {
+    return spawn(spec.command, spec.args, { detached: true, cwd: "/", stdio: ["ignore", log, log], ...spec.account })
+  } finally {
     closeSync(log)
-    current.on("error", (error) => (problem = error))
-    child = current
-    if (current.pid !== undefined) {
-      const own = startReaper(current.pid, spec.stopSignal)
-      reaper = own
-      // A server that ended by itself: its pid may come to belong to another process.
-      current.once("exit", () => own.kill("SIGKILL"))
+  }
+}
+
+const spawned = (spec: ServerSpec): Effect.Effect<ServerProcess, ServerFailed> =>
+  Effect.callback((resume) => {
+    const failed = (error: unknown) =>
+      resume(Effect.fail(new ServerFailed({ server: spec.name, problem: String((error as Error).message) })))
+    let child: ChildProcess
+    try {
+      child = spawnNow(spec)
+    } catch (error) {
+      return failed(error)
     }
-    yield* awaitReady(current, () => problem)
+    child.on("error", failed)
+    const { pid } = child
+    if (pid === undefined) return
+    const reaper = startReaper(pid, spec.stopSignal)
+    // Not before the end: a reaper that sees us die still does its work. Not later either: the pid may come to belong to
+    // another process.
+    child.once("exit", () => reaper.kill("SIGKILL"))
+    const stop = Effect.fnUntraced(function* (signal: NodeJS.Signals) {
+      child.kill(signal)
+      const ended = yield* Effect.timeoutOption(exited(child), stopMillis)
+      if (ended._tag === "Some") return
+      child.kill("SIGKILL")
+      yield* exited(child)
+    })
+    const ended = Effect.map(exited(child), () => child.signalCode ?? `exit code ${child.exitCode}`)
+    resume(Effect.succeed({ pid, ended, stop }))
   })
 
-  yield* Effect.addFinalizer(() => stop(spec.stopSignal))
-  yield* start
-  return { pid: () => child?.pid ?? -1, stop, start }
-})
+/** Starts a server and waits until it is ready; what does not become so, or is no longer waited for, is stopped. */
+export const launch = (spec: ServerSpec): Effect.Effect<ServerProcess, ServerFailed> =>
+  Effect.gen(function* () {
+    const server = yield* spawned(spec)
+    const failed = (problem: string) =>
+      Effect.flatMap(lastLines(spec.logFile), (log) =>
+        Effect.fail(new ServerFailed({ server: spec.name, problem: `${problem}: ${log}` })),
+      )
+    const slow = Effect.flatMap(lastLines(spec.logFile), (log) =>
+      Effect.logWarning(`${spec.name}: lives, but is not ready yet; waiting. Its log says: ${log}`),
+    )
+    yield* Effect.suspend(() => spec.ready(server.pid)).pipe(
+      Effect.repeat({ until: (ready) => ready, schedule: Schedule.spaced(pollMillis) }),
+      Effect.raceFirst(Effect.flatMap(server.ended, (how) => failed(`ended at once (${how})`))),
+      Effect.raceFirst(Effect.forever(Effect.delay(slow, slowNoticeMillis))),
+      Effect.timeoutOrElse({
+        duration: readyWithinMillis,
+        orElse: () => failed(`not ready within ${readyWithinMillis / 60_000} minutes`),
+      }),
+      Effect.interruptible,
+      Effect.onError(() => server.stop(spec.stopSignal)),
+    )
+    return server
+  }).pipe(Effect.uninterruptible)

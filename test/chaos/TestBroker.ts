@@ -6,7 +6,8 @@ import { Context, Effect, FileSystem, Layer, Path, Schedule } from "effect"
 import { freePort } from "../../src/embedded/freePort.ts"
 import { findNatsServer } from "../../src/embedded/natsBinary.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
-import { type ServerControl, ServerFailed, startServer } from "../../src/embedded/serverProcess.ts"
+import { ServerFailed } from "../../src/embedded/serverProcess.ts"
+import { type ServerControl, startServer } from "../../src/embedded/supervisor.ts"
 import { temporary } from "../embedded/testServers.ts"
 import { ports } from "./ports.ts"
 
@@ -92,8 +93,7 @@ const cluster = Effect.gen(function* () {
       stopSignal: "SIGTERM",
       ready: () => answers(port),
     })
-    const start = Effect.andThen(control.stop("SIGKILL"), control.start)
-    return { name, port, logFile, control: { ...control, start } }
+    return { name, port, logFile, control }
   })
   const nodes = yield* Effect.forEach(listen.keys(), startNode, { concurrency: "unbounded" })
   const urls = nodes.map(({ port }) => `nats://${host}:${port}`).join(",")

@@ -3,9 +3,10 @@ import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, FileSystem } from "effect"
 import { type ChildProcess, spawn } from "node:child_process"
-import { readdirSync, readFileSync } from "node:fs"
+import { chmodSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { fileURLToPath } from "node:url"
 import { freePort } from "../../src/embedded/freePort.ts"
+import { findNatsServer } from "../../src/embedded/natsBinary.ts"
 import { basePort, temporary } from "./testServers.ts"
 
 const main = fileURLToPath(new URL("../../src/objectlog.js", import.meta.url))
@@ -92,9 +93,9 @@ const runningOn = (dataDir: string, servers: ReadonlyArray<number>): ReadonlyArr
         )
 
 /** `objectlog start`, once it says that it is ready; with the scope it and its servers are gone. */
-const started = Effect.fnUntraced(function* (dataDir: string) {
+const started = Effect.fnUntraced(function* (dataDir: string, more: Record<string, string> = {}) {
   const port = (yield* freePort(metricsBase, "0.0.0.0"))!
-  const variables = { DATA_DIR: dataDir, METRICS_PORT: String(port) }
+  const variables = { DATA_DIR: dataDir, METRICS_PORT: String(port), ...more }
   const process = yield* Effect.acquireRelease(
     Effect.sync(() => spawned(["start"], variables)),
     Effect.fnUntraced(function* ({ child, ended }) {
@@ -155,6 +156,50 @@ describe("objectlog start", () => {
       const stopped = yield* run(["query", "42"], client)
       assert.strictEqual(stopped.code(), 1)
       assert.match(stopped.err(), /^objectlog: .*no embedded server runs in .*\n$/)
+    }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
+  )
+
+  it.live("a server that is killed is started again, and appends work again", () =>
+    Effect.gen(function* () {
+      const dataDir = yield* temporary
+      const client = { DATA_DIR: dataDir }
+      const service = yield* started(dataDir)
+      /** An object on each shard. */
+      const appends = Effect.fnUntraced(function* (text: string) {
+        for (const id of ["1", "2", "3", "4"]) {
+          const appended = yield* run(["append", id, text], client)
+          assert.strictEqual(appended.code(), 0, appended.err() + service.err())
+        }
+      })
+      yield* appends("before")
+      for (const [server, file] of [
+        ["nats-server", "nats/nats-server.pid"],
+        ["postgres shard-a", "shard-a/postmaster.pid"],
+      ] as const) {
+        const pidOf = () => Number(read(`${dataDir}/${file}`).split("\n")[0])
+        process.kill(pidOf(), "SIGKILL")
+        yield* until(`${server} serves again`, () => service.err().includes(`${server}: serves again`))
+        assert.include(service.err(), `${server}: ended by itself (SIGKILL)`)
+        yield* appends(`after ${server}`)
+      }
+      const log = (yield* run(["query", "1"], client)).out()
+      for (const text of ["before", "after nats-server", "after postgres shard-a"]) assert.include(log, text)
+    }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
+  )
+
+  it.live("a server that can't be started again ends the program", () =>
+    Effect.gen(function* () {
+      const dataDir = yield* temporary
+      const program = `${dataDir}/program`
+      writeFileSync(program, `#!/bin/sh\nexec ${yield* findNatsServer} "$@"\n`)
+      chmodSync(program, 0o755)
+      const service = yield* started(dataDir, { NATS_SERVER: program })
+      rmSync(program)
+      process.kill(serverPids(dataDir)[0]!, "SIGKILL")
+      yield* until("the end", service.ended, 20_000)
+      assert.strictEqual(service.code(), 1)
+      const last = service.err().trim().split("\n").at(-1)!
+      assert.match(last, /^objectlog: nats-server: .*does not stay up.*ENOENT.*nats-server\.log$/)
     }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
   )
 
