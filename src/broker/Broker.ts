@@ -28,7 +28,18 @@ export class BrokerClosed extends Schema.TaggedError<BrokerClosed>()("BrokerClos
 }
 
 /** What a worker does at the broker, as far as the broker can refuse it the right to. */
-export const operations = ["pull", "acknowledge", "request", "receive", "event", "copy", "dead letter", "park"] as const
+export const operations = [
+  "pull",
+  "acknowledge",
+  "request",
+  "receive",
+  "event",
+  "copy",
+  "dead letter",
+  "park",
+  // Of room in the broker: what a worker can do without.
+  "reserve",
+] as const
 
 export type Operation = (typeof operations)[number]
 
@@ -48,8 +59,8 @@ export interface ConnectionView {
   readonly troubles: ReadonlyArray<Trouble>
   /** The broker neither refuses for lack of room nor goes on without confirming anything. */
   readonly isStoring: boolean
-  /** Since when it has confirmed nothing although it is connected, in milliseconds. */
-  readonly silentSince: number | undefined
+  /** It is connected, and yet has confirmed or answered nothing for some time. */
+  readonly isSilent: boolean
   /** How often the broker has refused the right to something, so far. */
   readonly violations: Readonly<Record<Operation, number>>
 }
@@ -60,7 +71,7 @@ export const untroubled: ConnectionView = {
   attempts: 0,
   troubles: [],
   isStoring: true,
-  silentSince: undefined,
+  isSilent: false,
   violations: Object.fromEntries(operations.map((operation) => [operation, 0])) as Record<Operation, number>,
 }
 

@@ -32,7 +32,7 @@ import {
 import { eventHeaders, makePublisher, type Message, publishMade } from "./publish.ts"
 import { Recovery, recoveryPauses } from "./Recovery.ts"
 import { isStoreFull } from "./refusals.ts"
-import { parkedSubject, parkedTopic, setAsideMessage } from "./setAside.ts"
+import { parkedSubject, parkedTopic, reserveTopic, setAsideMessage } from "./setAside.ts"
 import { makeStorage } from "./Storage.ts"
 import { StreamLives } from "./StreamLife.ts"
 import type { PurgedPart, StreamPart } from "./streamRules.ts"
@@ -93,7 +93,12 @@ const watchViolations = Effect.fnUntraced(function* (
   state: ConnectionState,
   { deadTopic, logsTopic, responseTopic }: Topics,
 ) {
-  const violations = new Violations({ responseTopic, deadTopic, parkedTopic: parkedTopic(logsTopic) })
+  const violations = new Violations({
+    responseTopic,
+    deadTopic,
+    parkedTopic: parkedTopic(logsTopic),
+    reserveTopic: reserveTopic(logsTopic),
+  })
   const runFork = Effect.runForkWith(yield* Effect.context())
   state.onViolation.add((error) => {
     const news = violations.note(error, Date.now())
@@ -116,7 +121,7 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
     Effect.retry({ schedule: recoveryPauses, while: (error) => error._tag === "BrokerUnavailable" }),
     Effect.raceFirst(connectionEnd(connection, state)),
   )
-  yield* remarkOnStreams(jsm, settings, found)
+  yield* remarkOnStreams(jsm, settings)
   const outgoing = new Outgoing(connection)
   const incoming = new Incoming(connection)
   const recovery = new Recovery(jsm, state, settings, maxPayload)
@@ -149,6 +154,7 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
     publish: yield* publisher,
     maxPayload,
     isConnected,
+    version: () => connection.info?.version,
     reconnects: state.onReconnect,
     nameOf: (part) => (part === "response" || part === "dead" ? found[part].name : streams[part].name),
   })
@@ -177,16 +183,16 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
   const view = (): ConnectionView => {
     const refused = violations.current(Date.now()).map(({ operation, text }) => ({
       text: `refused (${operation}): ${text}`,
-      // Whom a request names as its `reply_to` is not the worker's affair.
-      disabling: operation !== "copy",
+      // Whom a request names as its `reply_to` is not the worker's affair, and it can do without a reserve.
+      disabling: operation !== "copy" && operation !== "reserve",
     }))
-    const { isStoring, silentSince, troubles } = storage.state()
+    const { isSilent, isStoring, troubles } = storage.state()
     return {
       connected: isConnected(),
       attempts: state.attempts,
       troubles: [...refused, ...recovery.troubles, ...troubles.map((text) => ({ text, disabling: true }))],
       isStoring,
-      silentSince,
+      isSilent,
       violations: violations.counts,
     }
   }

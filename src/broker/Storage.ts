@@ -4,7 +4,7 @@ import { Effect, type Scope } from "effect"
 import type { BrokerUnavailable } from "./Broker.ts"
 import type { Topics } from "./provision.ts"
 import type { PublishAll } from "./publish.ts"
-import { isStoreFull } from "./refusals.ts"
+import { isSilence, isStoreFull } from "./refusals.ts"
 import { makeReserve } from "./Reserve.ts"
 import { makeRoom } from "./Room.ts"
 import { type StorageState, Storing } from "./Storing.ts"
@@ -41,6 +41,8 @@ export interface StorageOptions {
   readonly publish: PublishAll
   readonly maxPayload: () => number
   readonly isConnected: () => boolean
+  /** Of the server, such as `2.9.10`; `undefined` without a connection. */
+  readonly version: () => string | undefined
   /** Called when the connection was made again. */
   readonly reconnects: Set<() => void>
   /** The present name of the stream of a part. */
@@ -61,8 +63,7 @@ export const makeStorage = Effect.fnUntraced(function* (
   const volumes = { logs: new Volume(), query: new Volume(), parked: new Volume() }
   yield* Effect.forkScoped(runUpkeep({ ...options, volumes, reserve, room, storing }))
 
-  const store: Storage["store"] = (what, publish) =>
-    storing.heard(what, room.stored(publish), (error) => !isStoreFull(error))
+  const store: Storage["store"] = (what, publish) => storing.heard(what, room.stored(publish), isSilence)
   return {
     state: storing.state,
     volumes,

@@ -14,8 +14,7 @@ export interface StorageState {
   readonly isStoring: boolean
   /** Everything that is wrong, in words. */
   readonly troubles: ReadonlyArray<string>
-  /** Since when it has been silent, in milliseconds. */
-  readonly silentSince: number | undefined
+  readonly isSilent: boolean
 }
 
 /** Silence of this length is no accident of a moment: a publish takes that long to find out alone. */
@@ -140,7 +139,7 @@ export class Storing {
     return {
       isStoring: this.#full === undefined && silent.length === 0,
       troubles,
-      silentSince: silent.length === 0 ? undefined : Math.min(...silent.map(([, since]) => since)),
+      isSilent: silent.length > 0,
     }
   }
 }

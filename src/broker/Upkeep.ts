@@ -5,8 +5,9 @@
 import { type JetStreamManager, JetStreamApiError } from "@nats-io/jetstream"
 import { Effect, Latch, Random } from "effect"
 import type { BrokerUnavailable } from "./Broker.ts"
-import { ensureRules, margin, noMargin, purgeDone } from "./maintain.ts"
+import { ensureRules, ensureWritable, margin, noMargin, purgeDone } from "./maintain.ts"
 import { attempt, type BrokerMisconfigured, type Topics } from "./provision.ts"
+import { isSilence } from "./refusals.ts"
 import type { Reserve } from "./Reserve.ts"
 import type { Room } from "./Room.ts"
 import type { Storing } from "./Storing.ts"
@@ -18,9 +19,14 @@ const everyMillis = 10_000
 const oftenMillis = 250
 const refillMillis = 1_000
 
-/** The server does not answer, or can't write any more: 2.15 refuses to purge a stream that met a full disk. */
-const isSilence = ({ cause, operation }: BrokerUnavailable): boolean =>
-  operation === "purge" || !(cause instanceof JetStreamApiError)
+const writableMillis = 60_000
+
+/** Whether the server answers for a stream that it can't write. */
+const tellsUnwritable = (version: string | undefined): boolean => version !== undefined && !/^2\.\d\./.test(version)
+
+/** No answer, or one that a stream can't be purged, which is as good as none. */
+const isDead = (error: BrokerUnavailable): boolean =>
+  isSilence(error) || (error.operation === "purge" && error.cause instanceof JetStreamApiError)
 
 export interface UpkeepOptions {
   readonly jsm: JetStreamManager
@@ -31,10 +37,12 @@ export interface UpkeepOptions {
   readonly reserve: Reserve
   readonly room: Room
   readonly storing: Storing
+  /** Of the server, such as `2.9.10`; `undefined` without a connection. */
+  readonly version: () => string | undefined
 }
 
 export const runUpkeep = Effect.fnUntraced(function* (options: UpkeepOptions): Effect.fn.Return<never> {
-  const { jsm, nameOf, reserve, room, storing, topics, volumes } = options
+  const { jsm, nameOf, reserve, room, storing, topics, version, volumes } = options
   const account = attempt("account", () => jsm.getAccountInfo())
   // Most servers have no limit for an account, or don't tell it to us.
   let maxStorage = yield* Effect.match(account, {
@@ -54,7 +62,7 @@ export const runUpkeep = Effect.fnUntraced(function* (options: UpkeepOptions): E
     Effect.suspend(() => {
       const name = nameOf(part)
       return storing
-        .heard(`purge of ${name}`, look, (error) => error._tag === "BrokerUnavailable" && isSilence(error))
+        .heard(`purge of ${name}`, look, (error) => error._tag === "BrokerUnavailable" && isDead(error))
         .pipe(
           Effect.andThen(storing.changed(name, undefined)),
           Effect.catchTag("BrokerMisconfigured", ({ problem }) => storing.changed(name, problem)),
@@ -64,7 +72,12 @@ export const runUpkeep = Effect.fnUntraced(function* (options: UpkeepOptions): E
   const purging = purgedParts.map((part) =>
     watched(
       part,
-      Effect.suspend(() => purgeDone(jsm, topics, part, nameOf(part), kept(part), volumes[part].settle())),
+      Effect.suspend(() =>
+        // What is done is all that can give way for sure, and is kept for who waits for room.
+        storing.isCalm()
+          ? purgeDone(jsm, topics, part, nameOf(part), kept(part), volumes[part].settle())
+          : Effect.succeed(0),
+      ),
     ).pipe(
       Effect.andThen(Effect.sleep(oftenMillis)),
       Effect.andThen(Effect.raceAllFirst([pause, volumes[part].due.await, storing.full.await])),
@@ -74,8 +87,15 @@ export const runUpkeep = Effect.fnUntraced(function* (options: UpkeepOptions): E
   const looking = (["response", "dead"] as const).map((part) =>
     watched(
       part,
-      Effect.suspend(() => ensureRules(jsm, topics, part, nameOf(part))),
+      Effect.suspend(() => ensureRules(jsm, topics, part)),
     ).pipe(Effect.andThen(pause), Effect.forever),
+  )
+  const testing = purgedParts.map((part) =>
+    Effect.suspend(() => {
+      if (!tellsUnwritable(version())) return Effect.void
+      const name = nameOf(part)
+      return Effect.ignore(storing.heard(`write to ${name}`, ensureWritable(jsm, name), isDead))
+    }).pipe(Effect.delay(writableMillis), Effect.forever),
   )
   const tooFull = storing.refused("no room for the reserve", false).pipe(
     Effect.andThen(learn),
@@ -95,7 +115,8 @@ export const runUpkeep = Effect.fnUntraced(function* (options: UpkeepOptions): E
       Effect.andThen(Effect.raceFirst(pause, Effect.andThen(storing.full.await, Effect.sleep(refillMillis)))),
       Effect.forever,
     )
-  return yield* Effect.all([...purging, ...looking, filling], { concurrency: "unbounded", discard: true }).pipe(
-    Effect.andThen(Effect.never),
-  )
+  return yield* Effect.all([...purging, ...looking, ...testing, filling], {
+    concurrency: "unbounded",
+    discard: true,
+  }).pipe(Effect.andThen(Effect.never))
 })

@@ -7,6 +7,7 @@ import {
   attempt,
   BrokerMisconfigured,
   consumerName,
+  findStream,
   intakeConsumer,
   isParkedConsumer,
   listConsumers,
@@ -123,13 +124,19 @@ const checked = (
 }
 
 /** Fails where a stream is no longer what it has to be: its owner may change it at any time. */
-export const ensureRules = Effect.fnUntraced(function* (
-  jsm: JetStreamManager,
-  topics: Topics,
-  part: StreamPart,
-  name: string,
-) {
-  yield* checked(part, yield* attempt("stream info", () => jsm.streams.info(name)), topics)
+export const ensureRules = Effect.fnUntraced(function* (jsm: JetStreamManager, topics: Topics, part: StreamPart) {
+  const found = yield* findStream(jsm, streamSubjects(topics)[part][0]!)
+  if (found !== undefined) yield* checked(part, found, topics)
+})
+
+/**
+ * Fails where a stream can't be written any more, although its server answers: one that met a full disk refuses from then on
+ * to purge even what is gone already. nats-server 2.9 would read a block of messages for that, and hangs anyway.
+ */
+export const ensureWritable = Effect.fnUntraced(function* (jsm: JetStreamManager, name: string) {
+  const { first_seq: seq } = (yield* attempt("stream info", () => jsm.streams.info(name))).state
+  // A purge up to 1 would be one of everything.
+  if (seq >= 2) yield* attempt("purge", () => jsm.streams.purge(name, { seq }))
 })
 
 /**

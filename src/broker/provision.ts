@@ -203,13 +203,14 @@ export const ensureStream = Effect.fnUntraced(function* (
 })
 
 /** Says what an operator should know of streams that were made by somebody else. */
-export const remarkOnStreams = (jsm: JetStreamManager, topics: Topics, streams: Provisioned): Effect.Effect<void> =>
+export const remarkOnStreams = (jsm: JetStreamManager, topics: Topics): Effect.Effect<void> =>
   Effect.forEach(
     streamParts,
     Effect.fnUntraced(function* (part) {
-      const { config } = yield* attempt("stream info", () => jsm.streams.info(streams[part].name))
-      for (const remark of streamRemarks(part, config, topics.replicas)) {
-        yield* Effect.logWarning(`stream ${config.name}: ${remark}`)
+      const found = yield* findStream(jsm, streamSubjects(topics)[part][0]!)
+      if (found === undefined) return
+      for (const remark of streamRemarks(part, found.config, topics.replicas)) {
+        yield* Effect.logWarning(`stream ${found.config.name}: ${remark}`)
       }
     }),
     { discard: true },

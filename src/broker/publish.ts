@@ -12,7 +12,7 @@ import { blockText, type HeaderBlock } from "./headers.ts"
 import { Inbox } from "./Inbox.ts"
 import type { Incoming, Receive } from "./Incoming.ts"
 import type { Outgoing } from "./Outgoing.ts"
-import { fullStoreIn } from "./refusals.ts"
+import { fullStoreIn, Unconfirmed } from "./refusals.ts"
 import { Window } from "./Window.ts"
 
 /** A message for a stream, which confirms it. */
@@ -69,7 +69,9 @@ export type PublishAll = <A>(
   size: (item: A) => number,
 ) => Effect.Effect<void, BrokerUnavailable>
 
-const failed = (reason: string) => new BrokerUnavailable({ operation: "publish", cause: new Error(reason) })
+const unconfirmed = "not confirmed in time"
+
+const failed = (cause: unknown) => new BrokerUnavailable({ operation: "publish", cause })
 
 const send = (outgoing: Outgoing, { copy, headers, payload, subject }: Message, reply: string): void => {
   if (copy !== undefined) outgoing.publish(copy.subject, undefined, copy.headers, payload)
@@ -167,11 +169,11 @@ export const makePublisher = Effect.fnUntraced(function* (
         failure: undefined,
         done: () => {
           finish()
-          resume(Effect.succeed(slice.failure ?? (slice.unanswered === 0 ? undefined : "not confirmed in time")))
+          resume(Effect.succeed(slice.failure ?? (slice.unanswered === 0 ? undefined : unconfirmed)))
         },
         refuse: (reason) => {
           finish()
-          resume(Effect.fail(failed(reason)))
+          resume(Effect.fail(failed(new Error(reason))))
         },
       }
       const timer = setTimeout(slice.done, ackTimeoutMillis)
@@ -185,7 +187,7 @@ export const makePublisher = Effect.fnUntraced(function* (
         }
       } catch (cause) {
         finish()
-        return resume(Effect.fail(new BrokerUnavailable({ operation: "publish", cause })))
+        return resume(Effect.fail(failed(cause)))
       }
       return Effect.sync(finish)
     })
@@ -196,8 +198,11 @@ export const makePublisher = Effect.fnUntraced(function* (
       if (failure === undefined) return
       // Waiting makes no room.
       const full = fullStoreIn(failure)
-      if (full !== undefined) return yield* new BrokerUnavailable({ operation: "publish", cause: full })
-      if (i === attempts) return yield* failed(`${slice.length} messages: ${failure}`)
+      if (full !== undefined) return yield* failed(full)
+      if (i === attempts) {
+        const text = `${slice.length} messages: ${failure}`
+        return yield* failed(failure === unconfirmed ? new Unconfirmed(text) : new Error(text))
+      }
       yield* Effect.sleep(pauseMillis * 2 ** (i - 1))
     }
   })

@@ -1,5 +1,6 @@
 /** What nats-server says when it can't store: its codes and texts, from 2.9 to 2.15, behind names. */
 import { JetStreamApiError } from "@nats-io/jetstream"
+import { errors } from "@nats-io/transport-node"
 import type { BrokerUnavailable } from "./Broker.ts"
 
 /** The store of the server or of the account is full; nothing is stored until something is deleted. */
@@ -28,6 +29,13 @@ const noPeers = 10005
 export const lacksRoom = ({ cause }: BrokerUnavailable): boolean =>
   cause instanceof JetStreamApiError &&
   (nothingToSetAside.has(cause.code) || (cause.code === noPeers && /storage/i.test(cause.message)))
+
+/** A message was neither confirmed nor refused. */
+export class Unconfirmed extends Error {}
+
+/** The server does not answer, or nothing of it that could. */
+export const isSilence = ({ cause }: BrokerUnavailable): boolean =>
+  cause instanceof Unconfirmed || cause instanceof errors.TimeoutError || cause instanceof errors.NoRespondersError
 
 /** A message was refused because there is no room for it; that lasts until something is deleted. */
 export class StoreFull extends Error {}

@@ -2,6 +2,9 @@
 import { Console, Effect, FileSystem, Layer, Path, Redacted } from "effect"
 import { Command } from "effect/cli"
 import { settings as readSettings, type Settings, type ShardAddress } from "../Config.ts"
+import { Broker } from "../broker/Broker.ts"
+import { freeBytes } from "../embedded/disk.ts"
+import { awaitRoom, fullDiskIn, recoverFromFullDisk } from "../embedded/fullDisk.ts"
 import { NatsServer } from "../embedded/NatsServer.ts"
 import { PostgresServers } from "../embedded/PostgresServers.ts"
 import { claimFolder } from "../embedded/reaper.ts"
@@ -17,9 +20,10 @@ const shardNames = ["shard-a", "shard-b"]
 const embeddedNats = Effect.fnUntraced(function* (dataDir: string) {
   const path = yield* Path.Path
   const context = yield* Layer.build(NatsServer.layer({ dataDir: path.join(dataDir, "nats"), port: natsPort }))
-  const { control, port, url } = yield* Effect.provideContext(NatsServer, context)
+  const { control, logFile, port, url } = yield* Effect.provideContext(NatsServer, context)
   yield* Console.log(`nats-server   ${url}${port === natsPort ? "" : `   (port ${natsPort} was taken)`}`)
-  return { nats: Redacted.make(url), lost: [control.lost] }
+  const metFullDisk = fullDiskIn(logFile, control.pid)
+  return { nats: Redacted.make(url), embedded: { control, metFullDisk }, lost: [control.lost] }
 })
 
 const embeddedShards = Effect.fnUntraced(function* (dataDir: string) {
@@ -41,15 +45,18 @@ const start = Effect.fnUntraced(function* (settings: Settings) {
   const path = yield* Path.Path
   const dataDir = path.resolve(settings.dataDir)
   yield* fs.makeDirectory(dataDir, { recursive: true })
+  if (settings.natsUrl === undefined) yield* awaitRoom("nats-server", freeBytes(dataDir))
   yield* claimFolder(dataDir, "objectlog")
   const [broker, databases] = yield* Effect.all(
     [
-      settings.natsUrl === undefined ? embeddedNats(dataDir) : Effect.succeed({ nats: settings.natsUrl, lost: [] }),
+      settings.natsUrl === undefined
+        ? embeddedNats(dataDir)
+        : Effect.succeed({ nats: settings.natsUrl, embedded: undefined, lost: [] }),
       settings.shards === undefined ? embeddedShards(dataDir) : Effect.succeed({ shards: settings.shards, lost: [] }),
     ],
     { concurrency: 2 },
   )
-  const { nats } = broker
+  const { embedded, nats } = broker
   const { shards } = databases
   // A worker whose own server is gone for good would wait for it for ever.
   const anyLost = Effect.raceAllFirst([Effect.never, ...broker.lost, ...databases.lost]).pipe(
@@ -62,6 +69,12 @@ const start = Effect.fnUntraced(function* (settings: Settings) {
     Effect.fnUntraced(function* (metricsPort) {
       if (settings.natsUrl === undefined) {
         yield* fs.writeFileString(running, JSON.stringify({ nats: Redacted.value(nats), pid: process.pid }))
+      }
+      if (embedded !== undefined) {
+        const { connection } = yield* Broker
+        const { control, metFullDisk } = embedded
+        const isSilent = Effect.map(metFullDisk, (hasMet) => hasMet || connection().isSilent)
+        yield* Effect.forkScoped(recoverFromFullDisk({ isSilent, free: freeBytes(dataDir), restart: control.restart }))
       }
       yield* Console.log(`worker        ready; http://127.0.0.1:${metricsPort}/readyz   data in ${settings.dataDir}`)
       yield* Console.log(`\nTry, in another terminal:

@@ -6,6 +6,7 @@ import { connect } from "@nats-io/transport-node"
 import { Context, Effect, Exit, FileSystem, Layer, Path, Scope } from "effect"
 import { randomUUID } from "node:crypto"
 import { connectionOptions } from "../broker/connectionOptions.ts"
+import { storeLimitOf } from "./disk.ts"
 import { freePort } from "./freePort.ts"
 import { findNatsServer } from "./natsBinary.ts"
 import { claimFolder, reapLeftover } from "./reaper.ts"
@@ -18,7 +19,7 @@ export interface NatsServerOptions {
   readonly port: number
   /** Fail when the port is in use, rather than take the next one. Default: false. */
   readonly portIsFixed?: boolean
-  /** Bytes that JetStream may store in files. */
+  /** Bytes that JetStream may store in files. Default: what `storeLimitOf` finds. */
   readonly maxFileStore?: number
 }
 
@@ -66,15 +67,17 @@ const make = Effect.fnUntraced(function* (options: NatsServerOptions) {
   )
   if (/^[1-9]\d*\s*$/.test(leftover)) yield* reapLeftover(Number(leftover), ["nats-server", config], "SIGTERM")
 
+  const logFile = path.join(dataDir, "nats-server.log")
+  const maxFileStore = options.maxFileStore ?? (yield* storeLimitOf(dataDir))
   const startAt = Effect.fnUntraced(function* (port: number) {
     const url = `nats://${host}:${port}`
     const name = `objectlog-${randomUUID()}`
-    yield* fs.writeFileString(config, configuration({ port, dataDir, name, maxFileStore: options.maxFileStore }))
+    yield* fs.writeFileString(config, configuration({ port, dataDir, name, maxFileStore }))
     const control = yield* startServer({
       name: "nats-server",
       command,
       args: ["-c", config],
-      logFile: path.join(dataDir, "nats-server.log"),
+      logFile,
       account: undefined,
       stopSignal: "SIGTERM",
       ready: () => answers(url, name),
@@ -86,6 +89,7 @@ const make = Effect.fnUntraced(function* (options: NatsServerOptions) {
         return control.pid()
       },
       control,
+      logFile,
     })
   })
 
@@ -116,6 +120,8 @@ export class NatsServer extends Context.Service<
     readonly pid: number
     /** Stops it with any signal, and starts it again on the same port and data. If it ends by itself it is started again. */
     readonly control: ServerControl
+    /** Its own lines begin with the process id. */
+    readonly logFile: string
   }
 >()("objectlog/embedded/NatsServer") {
   static readonly layer = (options: NatsServerOptions) =>

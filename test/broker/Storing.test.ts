@@ -42,7 +42,7 @@ describe("Storing", () => {
         assert.deepStrictEqual(storing.state(), {
           isStoring: false,
           troubles: ["its store is full: insufficient resources"],
-          silentSince: undefined,
+          isSilent: false,
         })
         yield* storing.hasRoom("withReserve")
         assert.isFalse(storing.state().isStoring, "it would be said again and again")
@@ -50,7 +50,7 @@ describe("Storing", () => {
         yield* storing.hasRoom("without")
         assert.isFalse(storing.state().isStoring)
         yield* storing.hasRoom("withReserve")
-        assert.deepStrictEqual(storing.state(), { isStoring: true, troubles: [], silentSince: undefined })
+        assert.deepStrictEqual(storing.state(), { isStoring: true, troubles: [], isSilent: false })
         assert.strictEqual(logged.length, 2)
         assert.match(logged[1]!, /^broker: its store has room again, after 10 s; 7 events were sent and not kept$/)
       }),
@@ -71,8 +71,8 @@ describe("Storing", () => {
         yield* Effect.ignore(began)
         assert.isTrue(storing.state().isStoring, "one that is lost is no silence")
         pass(10)
-        const { isStoring, silentSince, troubles } = storing.state()
-        assert.deepStrictEqual([isStoring, silentSince], [false, 1_000_000])
+        const { isSilent, isStoring, troubles } = storing.state()
+        assert.deepStrictEqual([isStoring, isSilent], [false, true])
         assert.match(troubles[0]!, /^confirms no events for 15 s although it is connected; .* has to be restarted$/)
         yield* storing.heard("dead letters", Effect.void, silence)
         assert.isFalse(storing.state().isStoring, "each stream is heard of by itself")
