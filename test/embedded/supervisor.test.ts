@@ -1,7 +1,7 @@
 /** The life of an embedded server, played by a shell. */
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Logger } from "effect"
+import { Effect, Layer, Logger } from "effect"
 import { existsSync, rmSync, writeFileSync } from "node:fs"
 import { inspect } from "../../src/embedded/reaper.ts"
 import { startServer } from "../../src/embedded/supervisor.ts"
@@ -38,8 +38,7 @@ const onShell = <A, E>(test: (shell: Shell & { readonly lines: Array<string> }) 
     const logger = Logger.make<unknown, void>(({ message }) => void lines.push(String(message)))
     return Effect.flatMap(shellServer, (shell) => test({ ...shell, lines })).pipe(
       Effect.scoped,
-      Effect.provide(Logger.layer([logger])),
-      Effect.provide(NodeServices.layer),
+      Effect.provide(Layer.merge(NodeServices.layer, Logger.layer([logger]))),
     )
   })
 
