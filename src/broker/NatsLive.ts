@@ -31,7 +31,7 @@ import {
 } from "./provision.ts"
 import { eventHeaders, makePublisher, type Message, publishMade } from "./publish.ts"
 import { Recovery, recoveryPauses } from "./Recovery.ts"
-import { isStoreFull } from "./refusals.ts"
+import { isStoreFull } from "./jetStreamErrors.ts"
 import { parkedSubject, parkedTopic, reserveTopic, setAsideMessage } from "./setAside.ts"
 import { makeStorage } from "./Storage.ts"
 import { StreamLives } from "./StreamLife.ts"

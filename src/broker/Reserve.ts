@@ -12,7 +12,7 @@ import { BrokerUnavailable } from "./Broker.ts"
 import { blockText } from "./headers.ts"
 import { attempt, findStream, streamName, type Topics } from "./provision.ts"
 import { type Message, publishMade, type PublishAll } from "./publish.ts"
-import { isStoreFull } from "./refusals.ts"
+import { isStoreFull } from "./jetStreamErrors.ts"
 import { reserveTopic } from "./setAside.ts"
 
 /**

@@ -1,22 +1,17 @@
 /**
  * Makes room in a store that is full, for what has to be stored: events, dead letters, parked requests.
  *
- * What is given up, in this order: what is done, which costs only the look back; the reserve; the oldest events, as much as
- * the reserve at a time, where the stream holds nothing but events. After each step the message is sent again at once, so
- * that it is ahead of publishers that wait for room. What it completes can then be given up too, which is more than an event
- * takes, but for small requests; those live on the old events.
- *
- * Other ways that were tried on paper. To close the intake meanwhile, by a limit: nats-server 2.9 enforces a limit that is
- * set by deleting what exceeds it, also under discard new, and an update of a stream in a cluster lost requests that were
- * handed back (nats-server issue 5526). To limit the intake when it is made: what it may take is set aside, and a server
- * with less room later does not find the stream again.
+ * What is given up, in this order: what is done, which costs only the look back; the reserve; the oldest events, where their
+ * stream holds nothing else. What has to be stored is sent all the while, to be ahead of publishers that wait for room. What
+ * it completes can be given up next: more than an event takes, but for small requests; those live on the old events.
+ * docs/decisions/0014-a-full-store-gives-way.md has what else was thought of.
  */
 import type { JetStreamManager } from "@nats-io/jetstream"
-import { Effect, Schedule, Semaphore } from "effect"
+import { Effect, Result, Schedule, Semaphore } from "effect"
 import type { BrokerUnavailable } from "./Broker.ts"
 import { noMargin, purgeDone } from "./maintain.ts"
 import { attempt, findStream, streamSubjects, type Topics } from "./provision.ts"
-import { isStoreFull } from "./refusals.ts"
+import { isStoreFull } from "./jetStreamErrors.ts"
 import type { Reserve } from "./Reserve.ts"
 import type { Storing } from "./Storing.ts"
 import { isOursAlone, type PurgedPart, purgedParts } from "./streamRules.ts"
@@ -24,8 +19,11 @@ import { isOursAlone, type PurgedPart, purgedParts } from "./streamRules.ts"
 /** Bytes of old events that are dropped at a time. */
 const eventsAtOnce = 8 * 1024 ** 2
 
-/** Between two attempts while room is being made. */
-const againMillis = 5
+/** Between two attempts while room is being made. Who listens to events hears them each time. */
+const againMillis = 10
+
+/** For the reserve, before who waits is told that it is stored. */
+const refillMillis = 1_000
 
 /** After the last step: somebody else may have made room, or not have taken what they made. */
 const lastTryMillis = 100
@@ -72,10 +70,10 @@ export const makeRoom = ({ jsm, nameOf, reserve, storing, topics }: RoomOptions)
     return (yield* attempt("purge", () => jsm.streams.purge(found.config.name, { seq }))).purged
   })
 
-  /** Whether something was given up, or has been since `before`. */
+  /** Gives something up, unless that was done since `before`. */
   const make = (before: number) =>
     Effect.gen(function* () {
-      if (made > before) return true
+      if (made > before) return "made"
       for (const [what, step] of [
         ["finished requests", dropDone],
         ["pieces of the reserve", reserve.giveUp],
@@ -85,34 +83,39 @@ export const makeRoom = ({ jsm, nameOf, reserve, storing, topics }: RoomOptions)
         if (dropped === 0) continue
         yield* Effect.logDebug(`broker: gave up ${dropped} ${what}`)
         made++
-        return true
+        return "made"
       }
-      return false
+      return "nothing left"
     }).pipe(oneAtATime.withPermits(1))
 
   /** What is left of the room is better in the reserve than with publishers: who needs some next finds it there. */
-  const refill = Effect.ignore(reserve.fill)
+  const refill = reserve.fill.pipe(Effect.timeoutOption(refillMillis), Effect.ignore)
 
-  const storedAfter = (publish: Effect.Effect<void, BrokerUnavailable>) =>
-    Effect.fnUntraced(function* (refusal: BrokerUnavailable): Effect.fn.Return<void, BrokerUnavailable> {
+  const stored = Effect.fnUntraced(function* (
+    publish: Effect.Effect<void, BrokerUnavailable>,
+  ): Effect.fn.Return<void, BrokerUnavailable> {
+    const insisting = publish.pipe(
+      Effect.retry({ while: isStoreFull, schedule: Schedule.spaced(againMillis) }),
+      Effect.as("stored"),
+    )
+    for (let wasRefused = false; ; wasRefused = true) {
+      const attempted = yield* Effect.result(publish)
+      if (Result.isSuccess(attempted)) {
+        if (wasRefused) yield* refill
+        return
+      }
+      const refusal = attempted.failure
+      if (!isStoreFull(refusal)) return yield* refusal
       yield* storing.refused(refusal.cause instanceof Error ? refusal.cause.message : String(refusal.cause), true)
       const before = made
       // Also while room is being made: publishers are many, and whoever is there first has it.
-      const insist = publish.pipe(
-        Effect.retry({ while: isStoreFull, schedule: Schedule.spaced(againMillis) }),
-        Effect.as("stored"),
-      )
-      const making = Effect.map(make(before), (isMade) => (isMade ? "made" : "nothing left"))
-      const outcome = yield* Effect.raceFirst(insist, making)
+      const outcome = yield* Effect.raceFirst(insisting, make(before))
       if (outcome === "stored") return yield* refill
-      if (outcome === "nothing left") {
-        yield* Effect.sleep(lastTryMillis)
-        if (made === before) return yield* publish
-      }
-      yield* Effect.catchIf(Effect.tap(publish, refill), isStoreFull, storedAfter(publish))
-    })
+      if (outcome === "made") continue
+      yield* Effect.sleep(lastTryMillis)
+      if (made === before) return yield* publish
+    }
+  })
 
-  const forReserve = Effect.asVoid(oneAtATime.withPermits(1)(orNone(dropEvents)))
-
-  return { forReserve, stored: (publish) => Effect.catchIf(publish, isStoreFull, storedAfter(publish)) }
+  return { stored, forReserve: Effect.asVoid(oneAtATime.withPermits(1)(orNone(dropEvents))) }
 }

@@ -133,7 +133,7 @@ export class Storing {
     if (this.#full !== undefined) troubles.push(`its store is full: ${this.#full.reason}`)
     for (const [what, since] of silent) {
       troubles.push(
-        `confirms no ${what} for ${seconds(now - since)} although it is connected; if its disk was full, it has to be restarted`,
+        `no answer to ${what} for ${seconds(now - since)} although it is connected; if its disk was full, it has to be restarted`,
       )
     }
     return {

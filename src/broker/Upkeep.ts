@@ -7,18 +7,19 @@ import { Effect, Latch, Random } from "effect"
 import type { BrokerUnavailable } from "./Broker.ts"
 import { ensureRules, ensureWritable, margin, noMargin, purgeDone } from "./maintain.ts"
 import { attempt, type BrokerMisconfigured, type Topics } from "./provision.ts"
-import { isSilence } from "./refusals.ts"
+import { isSilence } from "./jetStreamErrors.ts"
 import type { Reserve } from "./Reserve.ts"
 import type { Room } from "./Room.ts"
 import type { Storing } from "./Storing.ts"
 import { type PurgedPart, purgedParts, type StreamPart } from "./streamRules.ts"
 import type { Volume } from "./Volume.ts"
 
-/** From one time to the next where little comes; where much does, or the store is full; and for the reserve while it is full. */
+/** From one time to the next: where little comes, where much does, and while the store is full. */
 const everyMillis = 10_000
 const oftenMillis = 250
-const refillMillis = 1_000
+const fullMillis = 1_000
 
+/** From one look to the next whether a stream can be written. */
 const writableMillis = 60_000
 
 /** Whether the server answers for a stream that it can't write. */
@@ -44,25 +45,35 @@ export interface UpkeepOptions {
 export const runUpkeep = Effect.fnUntraced(function* (options: UpkeepOptions): Effect.fn.Return<never> {
   const { jsm, nameOf, reserve, room, storing, topics, version, volumes } = options
   const account = attempt("account", () => jsm.getAccountInfo())
-  // Most servers have no limit for an account, or don't tell it to us.
-  let maxStorage = yield* Effect.match(account, {
-    onSuccess: ({ limits }) => limits.max_storage,
-    onFailure: () => -1,
-  })
-  /** Where the server does not tell what it may store, it is learnt when it is full. */
-  const learn = Effect.flatMap(account, ({ storage }) =>
-    Effect.sync(() => (maxStorage = maxStorage > 0 ? Math.min(maxStorage, storage) : storage)),
-  ).pipe(Effect.ignore)
+  // Most servers have no limit for an account, or don't tell it to us. Then it is learnt when the store is full.
+  const told = yield* Effect.match(account, { onSuccess: ({ limits }) => limits.max_storage, onFailure: () => -1 })
+  let maxStorage = told
+  const learning = storing.full.await.pipe(
+    Effect.andThen(account),
+    Effect.tap(({ storage }) => Effect.sync(() => (maxStorage = told > 0 ? told : storage))),
+    Effect.ignore,
+    Effect.andThen(Effect.sleep(everyMillis)),
+    Effect.forever,
+  )
   /** While it is full there is no margin. */
   const kept = (part: PurgedPart) => (Latch.isOpen(storing.full) ? noMargin : margin(part, maxStorage))
   /** Jittered, so that workers that start together don't all ask at once. */
   const pause = Effect.flatMap(Random.next, (random) => Effect.sleep(everyMillis * (0.8 + 0.4 * random)))
 
-  const watched = <A>(part: StreamPart, look: Effect.Effect<A, BrokerUnavailable | BrokerMisconfigured>) =>
+  /** While somebody waits for room what is done is kept for that. */
+  const whenCalm = (self: Effect.Effect<void>) => Effect.suspend(() => (storing.isCalm() ? self : Effect.void))
+  /** The next time: after a pause, or as soon as there is more to do. */
+  const next = Effect.andThen(storing.full.await, Effect.sleep(fullMillis)).pipe(Effect.raceFirst(pause))
+
+  const watched = <A>(
+    what: string,
+    part: StreamPart,
+    look: Effect.Effect<A, BrokerUnavailable | BrokerMisconfigured>,
+  ) =>
     Effect.suspend(() => {
       const name = nameOf(part)
       return storing
-        .heard(`purge of ${name}`, look, (error) => error._tag === "BrokerUnavailable" && isDead(error))
+        .heard(`${what} ${name}`, look, (error) => error._tag === "BrokerUnavailable" && isDead(error))
         .pipe(
           Effect.andThen(storing.changed(name, undefined)),
           Effect.catchTag("BrokerMisconfigured", ({ problem }) => storing.changed(name, problem)),
@@ -70,37 +81,27 @@ export const runUpkeep = Effect.fnUntraced(function* (options: UpkeepOptions): E
         )
     })
   const purging = purgedParts.map((part) =>
-    watched(
-      part,
-      Effect.suspend(() =>
-        // What is done is all that can give way for sure, and is kept for who waits for room.
-        storing.isCalm()
-          ? purgeDone(jsm, topics, part, nameOf(part), kept(part), volumes[part].settle())
-          : Effect.succeed(0),
+    whenCalm(
+      watched(
+        "a purge of",
+        part,
+        Effect.suspend(() => purgeDone(jsm, topics, part, nameOf(part), kept(part), volumes[part].settle())),
       ),
     ).pipe(
       Effect.andThen(Effect.sleep(oftenMillis)),
-      Effect.andThen(Effect.raceAllFirst([pause, volumes[part].due.await, storing.full.await])),
+      Effect.andThen(Effect.raceFirst(next, volumes[part].due.await)),
       Effect.forever,
     ),
   )
   const looking = (["response", "dead"] as const).map((part) =>
-    watched(
-      part,
-      Effect.suspend(() => ensureRules(jsm, topics, part)),
-    ).pipe(Effect.andThen(pause), Effect.forever),
+    watched("a look at", part, ensureRules(jsm, topics, part)).pipe(Effect.andThen(pause), Effect.forever),
   )
   const testing = purgedParts.map((part) =>
     Effect.suspend(() => {
       if (!tellsUnwritable(version())) return Effect.void
       const name = nameOf(part)
-      return Effect.ignore(storing.heard(`write to ${name}`, ensureWritable(jsm, name), isDead))
+      return Effect.ignore(storing.heard(`a write to ${name}`, ensureWritable(jsm, name), isDead))
     }).pipe(Effect.delay(writableMillis), Effect.forever),
-  )
-  const tooFull = storing.refused("no room for the reserve", false).pipe(
-    Effect.andThen(learn),
-    // What is done has given way by then, or is kept for who waits.
-    Effect.andThen(Effect.suspend(() => (storing.isCalm() ? room.forReserve : Effect.void))),
   )
   /** A reserve that could never be made is not allowed to us, or not possible here. */
   let wasFilled = false
@@ -109,13 +110,16 @@ export const runUpkeep = Effect.fnUntraced(function* (options: UpkeepOptions): E
     .pipe(
       Effect.flatMap((isWhole) => {
         wasFilled = true
-        return isWhole ? storing.hasRoom("withReserve") : tooFull
+        // What is done has given way by then.
+        return isWhole
+          ? storing.hasRoom("withReserve")
+          : Effect.andThen(storing.refused("no room for the reserve", false), whenCalm(room.forReserve))
       }),
       Effect.catch((error) => Effect.andThen(Effect.logDebug(error.message), storing.hasRoom("without"))),
-      Effect.andThen(Effect.raceFirst(pause, Effect.andThen(storing.full.await, Effect.sleep(refillMillis)))),
+      Effect.andThen(next),
       Effect.forever,
     )
-  return yield* Effect.all([...purging, ...looking, ...testing, filling], {
+  return yield* Effect.all([...purging, ...looking, ...testing, filling, learning], {
     concurrency: "unbounded",
     discard: true,
   }).pipe(Effect.andThen(Effect.never))

@@ -12,7 +12,7 @@ import { blockText, type HeaderBlock } from "./headers.ts"
 import { Inbox } from "./Inbox.ts"
 import type { Incoming, Receive } from "./Incoming.ts"
 import type { Outgoing } from "./Outgoing.ts"
-import { fullStoreIn, Unconfirmed } from "./refusals.ts"
+import { fullStoreIn, Unconfirmed } from "./jetStreamErrors.ts"
 import { Window } from "./Window.ts"
 
 /** A message for a stream, which confirms it. */

@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Logger } from "effect"
 import { BrokerUnavailable } from "../../src/broker/Broker.ts"
-import { StoreFull } from "../../src/broker/refusals.ts"
+import { StoreFull } from "../../src/broker/jetStreamErrors.ts"
 import { Storing } from "../../src/broker/Storing.ts"
 
 const lost = new BrokerUnavailable({ operation: "publish", cause: new Error("not confirmed in time") })
@@ -73,7 +73,7 @@ describe("Storing", () => {
         pass(10)
         const { isSilent, isStoring, troubles } = storing.state()
         assert.deepStrictEqual([isStoring, isSilent], [false, true])
-        assert.match(troubles[0]!, /^confirms no events for 15 s although it is connected; .* has to be restarted$/)
+        assert.match(troubles[0]!, /^no answer to events for 15 s although it is connected; .* has to be restarted$/)
         yield* storing.heard("dead letters", Effect.void, silence)
         assert.isFalse(storing.state().isStoring, "each stream is heard of by itself")
         yield* storing.heard("events", Effect.void, silence)

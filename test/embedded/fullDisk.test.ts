@@ -104,7 +104,7 @@ describe.skipIf(!isRoot)("on a small disk", () => {
           // nats-server 2.9 hangs as a whole; of 2.15 only who stores is told.
           if (server.version.startsWith("2.9.")) {
             assert.isTrue(
-              connection().troubles.some(({ disabling, text }) => disabling && text.startsWith("confirms no ")),
+              connection().troubles.some(({ disabling, text }) => disabling && text.startsWith("no answer to ")),
             )
           }
           yield* disk.free
