@@ -97,6 +97,34 @@ const besideAppends = (appends: number, readsPerSecond: number) =>
     return { rate: (appends / (ended - started)) * 1_000, delays: quantiles(Float64Array.from(delays)), reads: next }
   })
 
+/** So many reads of ten entries that are published at once, and as many appends before them: seconds until the last answer. */
+export const burst = (reads: number) =>
+  Effect.gen(function* () {
+    const { connection } = yield* Rig
+    const make = body({ objects: 1_000, size: 100 })
+    yield* publishAll(connection, 10_000, make)
+    const seeded = yield* events(connection, 10_000)
+    yield* startSystem("objectlog")
+    yield* seeded
+    const timed = Effect.fnUntraced(function* (publish: Effect.Effect<void>) {
+      const answered = yield* events(connection, reads)
+      const started = performance.now()
+      yield* publish
+      return ((yield* answered) - started) / 1_000
+    })
+    const publishReads = Effect.promise(async () => {
+      for (let i = 0; i < reads; i++) {
+        connection.publish("query", `{"id":${(i * 7919) % 1_000},"limit":10}`)
+        if (i % 2_000 === 1_999) await connection.flush()
+      }
+      await connection.flush()
+    })
+    // Once before, so that both are measured warm.
+    yield* timed(publishReads)
+    const appends = yield* timed(publishAll(connection, reads, make))
+    return { appends, reads: yield* timed(publishReads) }
+  })
+
 export interface ReadsOptions {
   /** Entries of the log that is read whole. */
   readonly entries: number
@@ -105,6 +133,23 @@ export interface ReadsOptions {
 
 export const runReads = Effect.fnUntraced(function* ({ entries, appends }: ReadsOptions) {
   yield* onFreshServers(wholeLog(entries))
+  const few = yield* onFreshServers(burst(3_000))
+  yield* add({
+    scenario,
+    what: "3,000 small reads at once",
+    value: few.reads * 1_000,
+    unit: "ms",
+    ratio: { of: "as many appends", value: few.reads / few.appends },
+    bar: { text: "≤ 3 × the appends", reached: few.reads <= 3 * few.appends },
+  })
+  const many = yield* onFreshServers(burst(50_000))
+  yield* add({
+    scenario,
+    what: "50,000 small reads at once",
+    value: 50_000 / many.reads,
+    unit: "reads/s",
+    bar: { text: "≥ 3,000 reads/s", reached: 50_000 / many.reads >= 3_000 },
+  })
   const without = yield* onFreshServers(besideAppends(appends, 0))
   const beside = yield* onFreshServers(besideAppends(appends, 1_000))
   yield* add({

@@ -53,6 +53,8 @@ export class MemoryBroker extends Context.Service<
     readonly appendsUnderWay: () => number
     /** Reads that the intake has delivered and that are not acknowledged. */
     readonly queriesUnderWay: () => number
+    /** As a reconnect to a server with another setting does. */
+    readonly setMaxPayload: (bytes: number) => Effect.Effect<void>
     /** Requests that are set aside for a shard. */
     readonly parkedFor: (kind: ParkedKind, shard: string) => number
   }
@@ -88,7 +90,8 @@ export interface MemoryOptions {
 export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<Broker | MemoryBroker> =>
   Layer.effectContext(
     Effect.gen(function* () {
-      const { maxPayload = 1024 * 1024, ackPendingMax = 100_000, responseTopic = "response" } = options
+      const { ackPendingMax = 100_000, responseTopic = "response" } = options
+      let maxPayload = options.maxPayload ?? 1024 * 1024
       const clock = yield* Clock.Clock
       const scope = yield* Effect.scope
       const runFork = Effect.runForkWith(yield* Effect.context())
@@ -175,6 +178,7 @@ export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<Broker | M
           [appends, queries, retries, ...parked.values()].reduce((sum, each) => sum + each.unsettled.size, 0),
         appendsUnderWay: () => appends.underWay.size,
         queriesUnderWay: () => queries.underWay.size,
+        setMaxPayload: (bytes) => Effect.sync(() => void (maxPayload = bytes)),
         parkedFor: (kind, shard) => parkedOf(kind, shard).unsettled.size,
       })
       return Context.make(Broker, broker).pipe(Context.add(MemoryBroker, control))

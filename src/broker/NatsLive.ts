@@ -44,9 +44,9 @@ export interface NatsSettings extends Topics {
   readonly connectionName: string
 }
 
-/** Messages asked for at a time: what two lanes take while more is on its way, and some large reads. */
+/** Messages asked for at a time: what two lanes take while more is on its way, and some batches of reads. */
 const appendsPull = 3_000
-const queriesPull = 64
+const queriesPull = 512
 
 /** Waits until a server answers, saying so every few seconds. */
 const connected = Effect.fnUntraced(function* ({ connectionName, servers }: NatsSettings) {
@@ -181,8 +181,8 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
   }
 
   const view = (): ConnectionView => {
-    const refused = violations.current(Date.now()).map(({ operation, text }) => ({
-      text: `refused (${operation}): ${text}`,
+    const refused = violations.current(Date.now()).map(({ more, operation, text }) => ({
+      text: `refused (${operation}): ${text}${more === 0 ? "" : `, and ${more} more`}`,
       // Whom a request names as its `reply_to` is not the worker's affair, and it can do without a reserve.
       disabling: operation !== "copy" && operation !== "reserve",
     }))

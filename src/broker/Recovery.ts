@@ -32,7 +32,9 @@ const limitsOf = ({ max_batch, max_bytes, max_expires }: ConsumerConfig): Reques
   millis: max_expires ? max_expires / 1_000_000 : Infinity,
 })
 
-const streamKey = (part: StreamPart): string => `stream of ${part}`
+/** A stream that is pulled from, and one that something is stored in: one may serve for the other although it can't for the first. */
+const sourceKey = (part: StreamPart): string => `stream of ${part}`
+const destinationKey = (part: StreamPart): string => `destination ${part}`
 
 export class Recovery {
   readonly #jsm: JetStreamManager
@@ -57,7 +59,7 @@ export class Recovery {
 
   /** The stream, made again where it is missing. */
   stream(part: StreamPart) {
-    return this.#insisted(streamKey(part), true, ensureStream(this.#jsm, part, this.#topics))
+    return this.#insisted(sourceKey(part), true, ensureStream(this.#jsm, part, this.#topics))
   }
 
   /** The consumer, once its stream is known, made again where it is missing; what it allows. */
@@ -107,7 +109,7 @@ export class Recovery {
     return Effect.suspend(() =>
       !this.#connection.connected || Date.now() - repair.at < repairPauseMillis
         ? Effect.void
-        : this.#tried(streamKey(part), true, ensureStream(this.#jsm, part, this.#topics)).pipe(
+        : this.#tried(destinationKey(part), true, ensureStream(this.#jsm, part, this.#topics)).pipe(
             Effect.ignore,
             Effect.ensuring(Effect.sync(() => (repair.at = Date.now()))),
           ),
@@ -116,7 +118,7 @@ export class Recovery {
 
   /** Something was stored in the stream: whatever was wrong with it is over. */
   works(part: StreamPart): void {
-    this.#troubles.delete(streamKey(part))
+    this.#troubles.delete(destinationKey(part))
   }
 
   /** Tries once; what fails is said where it is news. */

@@ -13,8 +13,8 @@ import { streamName } from "./provision.ts"
 /** Everything but an acknowledgement is tried again within seven seconds; that one comes with the redelivery. */
 const countsMillis = { acknowledge: 60_000, other: 15_000 }
 
-/** Most violations that are remembered one by one. */
-const rememberedMax = 64
+/** Most violations that are remembered one by one: a worker of 128 shards has about so many subjects. */
+const rememberedMax = 1_024
 
 export interface Violation {
   readonly operation: Operation
@@ -75,9 +75,17 @@ export class Violations {
     return violation
   }
 
-  /** Those that still count. */
-  current(now: number): ReadonlyArray<Violation> {
-    return [...this.#remembered.values()].filter((violation) => this.#counts(violation, now))
+  /** Those that still count: of each operation the first, and how many more there are. */
+  current(now: number): ReadonlyArray<Pick<Violation, "operation" | "text"> & { readonly more: number }> {
+    const current = [...this.#remembered.values()].filter((violation) => this.#counts(violation, now))
+    return Array.from(
+      Map.groupBy(current, ({ operation }) => operation),
+      ([operation, all]) => ({
+        operation,
+        text: all[0]!.text,
+        more: all.length - 1,
+      }),
+    )
   }
 
   #counts({ at, operation }: Violation, now: number): boolean {

@@ -76,8 +76,14 @@ export const parseHeaders = (text: string): Headers =>
 /** Visible ASCII but for the colon, which ends it. */
 const writableName = /^[!-9;-~]+$/
 
+/** Visible ASCII: most values, and quickly seen. */
+const plainValue = /^[!-~]+$/
+
 /** Bytes without a line end, and without blanks around them, which are not part of a value. */
 const writableValue = /^(?:[^\t\n\r \u0100-\uffff](?:[^\n\r\u0100-\uffff]*[^\t\n\r \u0100-\uffff])?)?$/
+
+const isWritable = (name: string, value: string): boolean =>
+  writableName.test(name) && (plainValue.test(value) || writableValue.test(value))
 
 /**
  * A header block as text, as `parseHeaders`, `firstHeader` and every client library read it. The one place where headers are
@@ -86,7 +92,7 @@ const writableValue = /^(?:[^\t\n\r \u0100-\uffff](?:[^\n\r\u0100-\uffff]*[^\t\n
 export const blockText = (headers: Headers): HeaderBlock => {
   let text = "NATS/1.0\r\n"
   for (const [name, value] of headers) {
-    if (!writableName.test(name) || !writableValue.test(value)) {
+    if (!isWritable(name, value)) {
       throw new Error(`the header ${JSON.stringify(name.slice(0, 60))} can't be written as it is`)
     }
     text += `${name}: ${value}\r\n`
@@ -94,9 +100,15 @@ export const blockText = (headers: Headers): HeaderBlock => {
   return `${text}\r\n` as HeaderBlock
 }
 
+/** The block of a message whose only header is its id for the broker's deduplication: one for each event, so at less cost. */
+export const idBlock = (messageId: string): HeaderBlock =>
+  plainValue.test(messageId)
+    ? (`NATS/1.0\r\nNats-Msg-Id: ${messageId}\r\n\r\n` as HeaderBlock)
+    : blockText([["Nats-Msg-Id", messageId]])
+
 /** Whether a header can be written such that all read it alike. Libraries trim more than blanks, of what they read as UTF-8. */
 export const isPlain = ([name, value]: Header): boolean => {
-  if (!writableName.test(name) || !writableValue.test(value)) return false
+  if (!isWritable(name, value)) return false
   const text = Buffer.from(value, "latin1").toString()
   return text.trim() === text
 }

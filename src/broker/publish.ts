@@ -8,7 +8,7 @@ import { Effect, type Scope } from "effect"
 import type { TraceHeaders } from "../observe/traceContext.ts"
 import { BrokerUnavailable } from "./Broker.ts"
 import type { ConnectionState } from "./connection.ts"
-import { blockText, type HeaderBlock } from "./headers.ts"
+import { blockText, type HeaderBlock, idBlock } from "./headers.ts"
 import { Inbox } from "./Inbox.ts"
 import type { Incoming, Receive } from "./Incoming.ts"
 import type { Outgoing } from "./Outgoing.ts"
@@ -231,9 +231,9 @@ export const publishMade = (publish: PublishAll, messages: ReadonlyArray<Message
 
 /** Headers of an event: a message id for the broker's deduplication, and the trace where there is one. */
 export const eventHeaders = (messageId: string, trace: TraceHeaders | undefined): HeaderBlock => {
-  const id = ["Nats-Msg-Id", messageId] as const
-  if (trace === undefined) return blockText([id])
+  if (trace === undefined) return idBlock(messageId)
   const { traceparent, tracestate } = trace
+  const id = ["Nats-Msg-Id", messageId] as const
   const parent = ["traceparent", traceparent] as const
   return blockText(tracestate === undefined ? [id, parent] : [id, parent, ["tracestate", tracestate]])
 }

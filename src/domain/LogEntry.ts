@@ -64,4 +64,7 @@ export const toStored = (log: string): { readonly log: string; readonly escaped:
     ? { log: JSON.stringify(log), escaped: true }
     : { log, escaped: false }
 
+/** What a log takes in the database, in bytes. */
+export const storedBytes = (log: string): number => Buffer.byteLength(toStored(log).log)
+
 export const fromStored = (log: string, escaped: boolean): string => (escaped ? (JSON.parse(log) as string) : log)

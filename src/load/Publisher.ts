@@ -5,7 +5,7 @@
  * An append that is not acknowledged is sent again until it is. Its `Nats-Msg-Id` makes sure that it is stored once.
  */
 import { createInbox, type NatsConnection } from "@nats-io/transport-node"
-import { blockText } from "../broker/headers.ts"
+import { idBlock } from "../broker/headers.ts"
 import { Outgoing } from "../broker/Outgoing.ts"
 import type { Append } from "./Append.ts"
 import type { Texts } from "./Texts.ts"
@@ -76,7 +76,7 @@ export class Publisher {
     const bytes = Buffer.byteLength(payload)
     this.#waiting.set(token, { append, bytes, again: now() + ackMillis })
     this.#bytes += bytes
-    const headers = blockText([["Nats-Msg-Id", texts.name(append.object.ordinal, append.number)]])
+    const headers = idBlock(texts.name(append.object.ordinal, append.number))
     this.#outgoing.publish(topic, `${this.#inbox}.${token.toString(36)}`, headers, payload)
   }
 

@@ -123,13 +123,13 @@ export const make = ({ clock, responseTopic, sampler, tracer }: MessageSpansOpti
       const span = delivery.trace?.span
       return span === undefined ? self : inSpan(span, self)
     },
-    batch: (shard, works, self) =>
+    batch: (name, shard, works, self) =>
       Effect.suspend(() => {
         const spans: Array<Tracer.Span> = []
         for (const { delivery } of works) if (delivery.trace?.span !== undefined) spans.push(delivery.trace.span)
         if (spans.length === 0) return self
         const batch = start({
-          name: "append batch",
+          name,
           kind: "internal",
           parent: spans[0],
           links: spans.slice(0, linksMax),

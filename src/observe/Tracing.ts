@@ -5,8 +5,9 @@
  * Spans, by the OpenTelemetry conventions for messaging and databases:
  *
  * - `process logs`, a consumer span for each message that is sampled, child of its sender's span, until it is settled.
- * - `append batch`, one for each append transaction with such a message, parent of the statements' spans. It links to the
- *   spans of its messages and they to it; its parent is the first of them, so that one trace shows all.
+ * - `append batch`, one for each append transaction with such a message, and `read batch`, one for each fetch of first pages: parents
+ *   of the statements' spans. They link to the spans of their messages and these to them; the parent is the first message's, so that
+ *   one trace shows all.
  * - `publish response`, a producer span below the message's, for its event or for some pages. It is what the events name
  *   as their parent.
  */
@@ -20,8 +21,9 @@ export interface Tracing {
   readonly receive: (delivery: Delivery) => void
   /** Runs an effect in the span of a message, where that has one. */
   readonly within: <A, E, R>(delivery: Delivery, self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
-  /** Runs the transaction that appends these to a shard, in a span of its own, where one of them has one. */
+  /** Runs what is done for several messages together on a shard, in a span of its own, where one of them has one. */
   readonly batch: <A, E, R>(
+    name: "append batch" | "read batch",
     shard: string,
     works: ReadonlyArray<{ readonly delivery: Delivery }>,
     self: Effect.Effect<A, E, R>,
@@ -57,6 +59,6 @@ export const Tracing: Context.Reference<Tracing> = Context.Reference<Tracing>("o
       if (sender !== undefined) delivery.trace = passOn(passedOn(sender, sender.parent.sampled))
     },
     within: (_, self) => self,
-    batch: (_, __, self) => self,
+    batch: (_, __, ___, self) => self,
   }),
 })

@@ -115,8 +115,8 @@ export const counters = {
     labels: { shard: perShard },
   },
   parked_total: {
-    help: "Appends set aside for a shard that takes none.",
-    labels: { shard: perShard },
+    help: "Requests set aside for a shard that takes none.",
+    labels: { shard: perShard, kind: ["appends", "reads"] },
   },
   retries_total: {
     help: "Attempts that failed for a reason that another attempt may cure.",
@@ -166,7 +166,7 @@ export const histograms = {
   append_batch_entries: {
     help: "Entries in a committed append transaction.",
     labels: { shard: perShard },
-    bounds: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000],
+    bounds: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 4_000],
   },
   append_transaction_seconds: {
     help: "Time of an append transaction that was committed, from asking for a connection on.",

@@ -201,7 +201,7 @@ export const make = Effect.fnUntraced(function* (
           waiting.intake.entriesMax = limits.batchEntriesMax
         }),
       ),
-      (attempt) => tracing.batch(shard, works, attempt),
+      (attempt) => tracing.batch("append batch", shard, works, attempt),
       Effect.retry({ schedule: limits.retryForever, while: (error) => error._tag === "ShardUnavailable" }),
       Effect.tap(() => (Latch.isOpen(down) ? Effect.logInfo(`shard ${shard}: back`) : Effect.void)),
       Effect.ensuring(

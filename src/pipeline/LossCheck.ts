@@ -33,6 +33,7 @@ export const make = Effect.fnUntraced(function* (
       after: { position: position - 1 },
       from: undefined,
       to: undefined,
+      scanTo: position,
       upTo: position,
       maxEntries: 1,
       maxBytes: 1,
@@ -45,7 +46,7 @@ export const make = Effect.fnUntraced(function* (
     )
   }).pipe(
     // A shard that does not answer is asked again the next time.
-    Effect.catchTag("ShardUnavailable", () => Effect.void),
+    Effect.catchTags({ ShardUnavailable: () => Effect.void, ReadRejected: () => Effect.void }),
   )
 
   return {

@@ -3,10 +3,10 @@
  * longer count as under way there, where the number that may be is bounded, and need no redelivery while they wait.
  */
 import { Effect, FiberSet, Random, Semaphore, type Scope } from "effect"
-import { Broker, type Delivery } from "../broker/Broker.ts"
+import type { Broker, Delivery } from "../broker/Broker.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import * as limits from "./limits.ts"
-import { persist } from "./outcome.ts"
+import { park } from "./outcome.ts"
 import type { Offered } from "./Waiting.ts"
 
 export interface Parking {
@@ -23,24 +23,16 @@ export interface Parking {
 export const make = Effect.fnUntraced(function* (
   shard: string,
 ): Effect.fn.Return<Parking, never, Broker | Metrics | Scope.Scope> {
-  const broker = yield* Broker
   const metrics = yield* Metrics
-  const services = yield* Effect.context<Metrics>()
+  const services = yield* Effect.context<Broker | Metrics>()
   const fibers = yield* FiberSet.make<void, never>()
   const slots = Semaphore.makeUnsafe(limits.parkingAtOnce)
   const underWay = new Set<ReadonlyArray<Delivery>>()
 
   const store = Effect.fnUntraced(function* (deliveries: ReadonlyArray<Delivery>) {
-    const tooLarge = new Set(yield* persist("park", broker.park("appends", shard, deliveries)))
-    for (const delivery of deliveries) {
-      if (tooLarge.has(delivery)) {
-        delivery.retry(limits.handBackDelay(delivery.deliveryCount, yield* Random.next))
-      } else {
-        delivery.ack()
-      }
-    }
-    if (tooLarge.size > 0) yield* metrics.count("handed_back_total", { shard }, tooLarge.size)
-    yield* metrics.count("parked_total", { shard }, deliveries.length - tooLarge.size)
+    const rest = yield* park("appends", shard, deliveries)
+    for (const delivery of rest) delivery.retry(limits.handBackDelay(delivery.deliveryCount, yield* Random.next))
+    if (rest.length > 0) yield* metrics.count("handed_back_total", { shard }, rest.length)
   })
 
   return {

@@ -58,19 +58,66 @@ export const retryForever = Schedule.min([Schedule.exponential("50 millis"), Sch
   Schedule.jittered,
 )
 
-/** Reads that run at the same time on one shard, and that wait for it, before reads are handed back. */
+/** Statements of reads that run at the same time on one shard. */
 export const readsPerShard = 8
-export const readsWaitingPerShard = 64
 
-/** How often a read is handed back before it is parked, which takes some seconds: most troubles are over by then. */
-export const readHandBacks = 3
+/**
+ * What all reads of a worker that are under way may take, in bytes, and what one of them takes until its request is answered, beside
+ * the request itself: its fiber, its place in queues.
+ */
+export const readsWaitingBytes = 16 * 1024 * 1024
+export const readWaitingBytes = 2 * 1024
 
-/** Reads under way in one worker. */
-export const readsAtOnce = 256
+/** What fetches and pages of all reads of a worker may take, in bytes. */
+export const readsBytes = 64 * 1024 * 1024
 
 /** Entries and bytes of log text fetched by one statement of a read: half a page, and the memory a read costs. */
 export const fetchEntriesMax = 2_000
 export const fetchBytesMax = 512 * 1024
+
+/**
+ * The same for the first pages of several reads, which are fetched together: so many reads, so many entries of each, and statements at
+ * the same time. One that waits for a slow object holds up its neighbours, and so it is not alone.
+ */
+export const firstPagesMax = 64
+export const firstEntriesMax = 256
+export const firstPagesAtOnce = 2
+
+/** Pages of several reads that are sent together, their characters, and how many such batches wait for their confirmation. */
+export const pagesMax = 256
+export const pagesCharactersMax = 1024 * 1024
+export const pagesAtOnce = 4
+
+/** Entries that one statement may look at which filters by time in the order of positions: some ten milliseconds. */
+export const scanEntriesMax = 50_000
+
+/** A page as entries, as text, and as bytes, at two bytes a character. */
+export const pageBytes = (page: number): number => 4 * page + 4_096
+
+/** What one turn of a read takes at most, in bytes: what was fetched, and a page. */
+export const turnBytes = (pageMax: number): number => 2 * fetchBytesMax + pageBytes(pageMax)
+
+/** Fetches after which a read makes way for others that wait: some pages, so that little is fetched twice. */
+export const turnFetches = 8
+
+/**
+ * How long a shard that has no room may hold up the others while they have nothing to do, in milliseconds, and how much of that
+ * it regains in each millisecond: so it is one part in two hundred in the long run.
+ */
+export const patienceMillis = 250
+export const patienceRegained = 1 / 200
+
+/** How often a request that waits for a place looks whether it is in the way of others. */
+export const placePollMillis = 20
+
+/** A shard counts as one that has nothing to do if it got something done within this, and not as one that nobody uses. */
+export const idleMillis = 10_000
+
+/** How often a read is handed back before it is parked, which takes some seconds: most troubles are over by then. */
+export const readHandBacks = 3
+
+/** Deliveries after which a read that fails for a reason of its own is refused. */
+export const readAttempts = 4
 
 /** Refused messages of a kind that wait for their dead letter, in all and in bytes of payload, and how many are written at the same time. */
 export const refusalsWaiting = 1_000

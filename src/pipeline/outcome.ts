@@ -1,6 +1,6 @@
 /** How a message ends: its event, its dead letter, and the identity of both. */
-import { Effect } from "effect"
-import { Broker, type BrokerUnavailable, type Delivery, type OutgoingEvent } from "../broker/Broker.ts"
+import { Effect, Option } from "effect"
+import { Broker, type BrokerUnavailable, type Delivery, type OutgoingEvent, type ParkedKind } from "../broker/Broker.ts"
 import type { Placed } from "../domain/LogEntry.ts"
 import { encodeAppended, encodeError, type Refusal } from "../domain/Protocol.ts"
 import { type RetryPart, retryReason, type Subject } from "../observe/definitions.ts"
@@ -61,24 +61,64 @@ export const logDelivery = (type: Subject, delivery: Delivery): Effect.Effect<vo
   return Effect.flatMap(Tracing, (tracing) => tracing.within(delivery, line))
 }
 
+const attempted = <A>(
+  part: RetryPart,
+  operation: Effect.Effect<A, BrokerUnavailable>,
+): Effect.Effect<A, BrokerUnavailable, Metrics> =>
+  Effect.tapError(operation, (error) =>
+    Metrics.use((metrics) => metrics.count("retries_total", { part, reason: retryReason(error.operation) })).pipe(
+      Effect.andThen(Effect.logWarning(`${error.message}; retrying`)),
+    ),
+  )
+
 /** Repeats an operation of the broker, without end, until it succeeds. */
 export const persist = <A>(
   part: RetryPart,
   operation: Effect.Effect<A, BrokerUnavailable>,
 ): Effect.Effect<A, never, Metrics> =>
-  operation.pipe(
-    Effect.tapError((error) =>
-      Metrics.use((metrics) => metrics.count("retries_total", { part, reason: retryReason(error.operation) })).pipe(
-        Effect.andThen(Effect.logWarning(`${error.message}; retrying`)),
-      ),
-    ),
+  attempted(part, operation).pipe(
     Effect.retry(limits.retryForever),
     // The schedule has no end, so an error can't come through.
     Effect.catch(() => Effect.never),
   )
 
+/** The same while it is wanted; none where that ended first. */
+const persistWhile = <A>(
+  part: RetryPart,
+  operation: Effect.Effect<A, BrokerUnavailable>,
+  isWanted: () => boolean,
+): Effect.Effect<Option.Option<A>, never, Metrics> =>
+  attempted(part, operation).pipe(Effect.retry({ schedule: limits.retryForever, while: isWanted }), Effect.option)
+
 export const publishForever = (events: ReadonlyArray<OutgoingEvent>): Effect.Effect<void, never, Broker | Metrics> =>
   Broker.use((broker) => persist("publish", broker.publish(events)))
+
+/** The same, as long as that is wanted; whether they are published. */
+export const publishWhile = (
+  events: ReadonlyArray<OutgoingEvent>,
+  isWanted: () => boolean,
+): Effect.Effect<boolean, never, Broker | Metrics> =>
+  Broker.use((broker) => persistWhile("publish", broker.publish(events), isWanted)).pipe(Effect.map(Option.isSome))
+
+/**
+ * Sets requests of a shard aside and acknowledges them. Gives those that are not: they don't fit there, or the broker does not store
+ * them at present. To try without end would hold up all other shards.
+ */
+export const park = Effect.fnUntraced(function* (
+  kind: ParkedKind,
+  shard: string,
+  deliveries: ReadonlyArray<Delivery>,
+): Effect.fn.Return<ReadonlyArray<Delivery>, never, Broker | Metrics> {
+  const broker = yield* Broker
+  const metrics = yield* Metrics
+  const rest = new Set(
+    yield* Effect.catch(attempted("park", broker.park(kind, shard, deliveries)), () => Effect.succeed(deliveries)),
+  )
+  const parked = deliveries.filter((delivery) => !rest.has(delivery))
+  for (const delivery of parked) delivery.ack()
+  yield* metrics.count("parked_total", { shard, kind }, parked.length)
+  return [...rest]
+})
 
 /** Dead-letters, answers and acknowledges one message; `type` is the kind of the request. */
 export const dismiss: (

@@ -10,25 +10,42 @@ export interface TooLarge {
   readonly bytes: number
 }
 
+/** A page that is full, encoded, and the entry that it ends with. */
+export interface FullPage {
+  readonly payload: string
+  readonly end: LogEntry
+}
+
 export interface Packer {
-  /** Adds entries; gives the pages that are full now, encoded. */
-  readonly add: (entries: ReadonlyArray<LogEntry>) => ReadonlyArray<string>
+  /** Adds entries; gives the pages that are full now. */
+  readonly add: (entries: ReadonlyArray<LogEntry>) => ReadonlyArray<FullPage>
+  /** How many entries are in the page that is not full yet. */
+  readonly held: () => number
+  /** Bytes of all entries that were added, encoded. */
+  readonly bytes: () => number
   /** The last page, which may be empty. */
   readonly finish: (next: Cursor | undefined) => string
   /** Set when `add` met an entry that no page can hold; nothing after it was added. */
   readonly tooLarge: () => TooLarge | undefined
 }
 
-export const makePacker = (
-  id: ObjectId,
-  requestId: string | undefined,
-  maxPayload: number,
-  snapshot: string,
-): Packer => {
-  const budget = maxPayload - pageOverheadBytes
-  let number = 0
+export interface PackerOptions {
+  readonly id: ObjectId
+  readonly requestId: string | undefined
+  /** Bytes, see `pageMaxBytes`. */
+  readonly pageMax: number
+  readonly snapshot: string
+  /** The number of the first page. */
+  readonly page: number
+}
+
+export const makePacker = ({ id, page: first, pageMax, requestId, snapshot }: PackerOptions): Packer => {
+  const budget = pageMax - pageOverheadBytes
+  let number = first
   let held: Array<string> = []
   let heldBytes = 0
+  let last: LogEntry | undefined
+  let allBytes = 0
   let tooLarge: TooLarge | undefined
 
   const encode = (page: Omit<Page, "snapshot" | "page" | "entries">): string => {
@@ -40,7 +57,7 @@ export const makePacker = (
 
   return {
     add: (entries) => {
-      const full: Array<string> = []
+      const full: Array<FullPage> = []
       for (const entry of entries) {
         const text = encodeEntry(entry)
         // The comma counts too.
@@ -49,12 +66,18 @@ export const makePacker = (
           tooLarge = { position: entry.position, bytes }
           break
         }
-        if (heldBytes + bytes > budget && held.length > 0) full.push(encode({ last: false, next: undefined }))
+        if (heldBytes + bytes > budget && held.length > 0) {
+          full.push({ payload: encode({ last: false, next: undefined }), end: last! })
+        }
         held.push(text)
         heldBytes += bytes
+        allBytes += bytes
+        last = entry
       }
       return full
     },
+    held: () => held.length,
+    bytes: () => allBytes,
     finish: (next) => encode({ last: true, next }),
     tooLarge: () => tooLarge,
   }

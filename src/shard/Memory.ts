@@ -1,13 +1,27 @@
 /**
  * The in-memory twin of `ShardPoolLive`, with the same `planAppend`, and the switches that tests need.
  */
-import { Buffer } from "node:buffer"
 import { Context, Effect, Latch, Layer } from "effect"
-import { compareStamps, type LogEntry, type NewEntry, type Placed, type Stamp, toStored } from "../domain/LogEntry.ts"
+import {
+  compareStamps,
+  type LogEntry,
+  type NewEntry,
+  type Placed,
+  type Stamp,
+  storedBytes,
+} from "../domain/LogEntry.ts"
 import type { ObjectId } from "../domain/ObjectId.ts"
 import { type Existing, type Head, identityKey, messageKey, planAppend } from "./plan.ts"
 import { pageRange } from "./readPage.ts"
-import { BatchRejected, type PageQuery, ShardPool, ShardUnavailable } from "./ShardPool.ts"
+import {
+  BatchRejected,
+  type FirstPage,
+  type FirstPagesQuery,
+  type PageQuery,
+  ReadRejected,
+  ShardPool,
+  ShardUnavailable,
+} from "./ShardPool.ts"
 
 /** `hang`: operations wait until the shard changes its state. */
 export type ShardState = "up" | "down" | "hang"
@@ -22,6 +36,8 @@ export class MemoryShards extends Context.Service<
     readonly awaitUse: (shard: number) => Effect.Effect<void>
     /** A batch with a log that matches is rejected, as by a database constraint; `undefined` rejects none. */
     readonly reject: (shard: number, matches: ((log: string) => boolean) | undefined) => Effect.Effect<void>
+    /** Reads of an object that matches are rejected, as by a statement time-out; `undefined` rejects none. */
+    readonly rejectReads: (shard: number, matches: ((id: ObjectId) => boolean) | undefined) => Effect.Effect<void>
     /** All entries of an object by position. */
     readonly entries: (shard: number, id: ObjectId) => Effect.Effect<ReadonlyArray<LogEntry>>
     readonly objects: (shard: number) => Effect.Effect<ReadonlyArray<ObjectId>>
@@ -55,6 +71,7 @@ interface Shard {
   /** Opened by the next operation. */
   readonly used: Latch.Latch
   reject: ((log: string) => boolean) | undefined
+  rejectReads: ((id: ObjectId) => boolean) | undefined
 }
 
 interface Log {
@@ -81,6 +98,7 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
     gate: Latch.makeUnsafe(true),
     used: Latch.makeUnsafe(false),
     reject: options?.reject,
+    rejectReads: undefined,
   }))
   const use = <A, E>(
     index: number,
@@ -101,8 +119,10 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
 
   const pool = ShardPool.of({
     append: (index, batch) => use(index, "append", (shard) => append(shard, batch)),
-    count: (index, id) => use(index, "count", (shard) => Effect.succeed(shard.logs.get(id)?.head.entries ?? 0)),
-    readPage: (index, query) => use(index, "read", (shard) => Effect.sync(() => page(shard.logs.get(query.id), query))),
+    readFirstPages: (index, query) =>
+      use(index, "read", (shard) => read(shard, query.reads, () => firstPages(shard, query))),
+    readPage: (index, query) =>
+      use(index, "read", (shard) => read(shard, [query], () => page(shard.logs.get(query.id), query))),
     health: Effect.sync(() =>
       shards.map(({ name, state }) => ({
         shard: name,
@@ -124,6 +144,7 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
       }),
     awaitUse: (index) => Effect.suspend(() => shards[index]!.used.await),
     reject: (index, matches) => Effect.sync(() => void (shards[index]!.reject = matches)),
+    rejectReads: (index, matches) => Effect.sync(() => void (shards[index]!.rejectReads = matches)),
     entries: (index, id) => Effect.sync(() => (shards[index]!.logs.get(id)?.entries ?? []).map(toEntry)),
     objects: (index) => Effect.sync(() => [...shards[index]!.logs.keys()]),
     restore: (index, id, position) => Effect.sync(() => cutOff(shards[index]!.logs.get(id), position)),
@@ -138,6 +159,15 @@ const down = (shard: string, operation: string) => ({
   reason: "connection",
   cause: new Error("the shard is down"),
 })
+
+const read = <A>(
+  { name, rejectReads }: Shard,
+  reads: ReadonlyArray<{ readonly id: ObjectId }>,
+  run: () => A,
+): Effect.Effect<A, ReadRejected> =>
+  rejectReads !== undefined && reads.some(({ id }) => rejectReads(id))
+    ? Effect.fail(new ReadRejected({ shard: name, reason: "57014", cause: new Error("rejected by the test") }))
+    : Effect.sync(run)
 
 /** Synchronous, so atomic. */
 const append = (shard: Shard, batch: ReadonlyArray<NewEntry>): Effect.Effect<ReadonlyArray<Placed>, BatchRejected> => {
@@ -193,7 +223,7 @@ const cutOff = (log: Log | undefined, position: number): void => {
 }
 
 const insert = (log: Log, { id, log: text, messageId, seq, timestamp }: NewEntry, position: number): void => {
-  const entry: Entry = { position, timestamp, seq, log: text, bytes: Buffer.byteLength(toStored(text).log) }
+  const entry: Entry = { position, timestamp, seq, log: text, bytes: storedBytes(text) }
   const existing: Existing = { position, timestamp, seq }
   log.entries.push(entry)
   log.sorted.splice(lowerBound(log.sorted, entry), 0, entry)
@@ -213,9 +243,26 @@ const lowerBound = (sorted: ReadonlyArray<Entry>, stamp: Stamp): number => {
   return low
 }
 
+const firstPages = ({ logs }: Shard, { maxBytes, order, reads }: FirstPagesQuery): ReadonlyArray<FirstPage> => {
+  let bytes = 0
+  return reads.map((read) => {
+    const log = logs.get(read.id)
+    const upTo = log?.head.entries ?? 0
+    const all = page(log, { ...read, order, upTo, maxBytes: Number.MAX_SAFE_INTEGER })
+    const entries: Array<LogEntry> = []
+    for (const entry of all) {
+      if (bytes >= maxBytes) break
+      entries.push(entry)
+      bytes += storedBytes(entry.log)
+    }
+    return { upTo, entries, isCut: entries.length < all.length }
+  })
+}
+
 const page = (log: Log | undefined, query: PageQuery): ReadonlyArray<LogEntry> => {
   if (log === undefined) return []
-  const { above, below, positionAbove, positionMax } = pageRange(query)
+  const { above, below, positionAbove } = pageRange(query.order, query)
+  const positionMax = Math.min(query.upTo, query.scanTo)
   const found: Array<LogEntry> = []
   let bytes = 0
   for (const entry of inOrder(log, query.order, above, below, positionAbove)) {

@@ -32,17 +32,53 @@ export class BatchRejected extends Schema.TaggedError<BatchRejected>()("BatchRej
   }
 }
 
-/** One page of a read. Bounds are exclusive where named `after`; a page ends at whichever bound is met first. */
-export interface PageQuery {
+/** A read fails for a reason of its own, such as a statement that takes too long: so does another attempt, most likely. */
+export class ReadRejected extends Schema.TaggedError<ReadRejected>()("ReadRejected", {
+  shard: Schema.String,
+  /** SQLSTATE, or `unreadable` for an answer that the client can't take. */
+  reason: Schema.String,
+  cause: Schema.Defect(),
+}) {
+  override get message(): string {
+    return `shard ${this.shard}: read rejected (${this.reason}): ${this.cause instanceof Error ? this.cause.message : String(this.cause)}`
+  }
+}
+
+export type ReadOrder = "asc" | "desc" | "position"
+
+/** What a read wants of a log. Bounds are exclusive where named `after`; a page ends at whichever bound is met first. */
+export interface ReadQuery {
   readonly id: ObjectId
-  readonly order: "asc" | "desc" | "position"
   readonly after: Stamp | { readonly position: number } | undefined
   /** Nanoseconds, inclusive / exclusive. */
   readonly from: bigint | undefined
   readonly to: bigint | undefined
+  /** No entry beyond this position is looked at: what bounds a scan that a filter leaves nothing of. */
+  readonly scanTo: number
+  readonly maxEntries: number
+}
+
+/** The first pages of several reads. */
+export interface FirstPagesQuery {
+  readonly order: ReadOrder
+  readonly reads: ReadonlyArray<ReadQuery>
+  /** All pages together end with the entry that reaches this many bytes of log text. */
+  readonly maxBytes: number
+}
+
+export interface FirstPage {
+  /** How many entries the object has: the last position, 0 without a log. */
+  readonly upTo: number
+  readonly entries: ReadonlyArray<LogEntry>
+  /** It ends where it does because of `maxBytes`. */
+  readonly isCut: boolean
+}
+
+/** A page of one read. */
+export interface PageQuery extends ReadQuery {
+  readonly order: ReadOrder
   /** Only entries up to this position: what makes all pages of a read one consistent snapshot. */
   readonly upTo: number
-  readonly maxEntries: number
   /** The page ends with the entry that reaches this many bytes of log text, so it always holds one entry if there is one. */
   readonly maxBytes: number
 }
@@ -72,9 +108,15 @@ export class ShardPool extends Context.Service<
       shard: number,
       batch: ReadonlyArray<NewEntry>,
     ) => Effect.Effect<ReadonlyArray<Placed>, ShardUnavailable | BatchRejected>
-    /** How many entries an object has: the last position, 0 without a log. */
-    readonly count: (shard: number, id: ObjectId) => Effect.Effect<number, ShardUnavailable>
-    readonly readPage: (shard: number, query: PageQuery) => Effect.Effect<ReadonlyArray<LogEntry>, ShardUnavailable>
+    /** The first page of each read, in their order, with the number of entries of its object: what both tell is one state. */
+    readonly readFirstPages: (
+      shard: number,
+      query: FirstPagesQuery,
+    ) => Effect.Effect<ReadonlyArray<FirstPage>, ShardUnavailable | ReadRejected>
+    readonly readPage: (
+      shard: number,
+      query: PageQuery,
+    ) => Effect.Effect<ReadonlyArray<LogEntry>, ShardUnavailable | ReadRejected>
     /** Asks every shard, for some seconds at most. */
     readonly health: Effect.Effect<ReadonlyArray<ShardHealth>>
     readonly usage: () => ReadonlyArray<ShardUsage>

@@ -11,9 +11,9 @@ import { Reactivity } from "effect/reactivity"
 import type { PlacementMismatch, PlacementRecord } from "../placement/guard.ts"
 import { makeAppendEntries } from "./appendEntries.ts"
 import type { PostgresTooOld, SchemaOutdated } from "./migrations.ts"
-import { countEntries, readPage } from "./readPage.ts"
+import { readFirstPages, readPage } from "./readPage.ts"
 import { type ShardHealth, ShardPool, ShardUnavailable } from "./ShardPool.ts"
-import { classify, unavailable } from "./transient.ts"
+import { classify, classifyRead, unavailable } from "./transient.ts"
 import { type Shard, verifyAll, verifyLater } from "./verify.ts"
 
 /** How to reach one shard. */
@@ -117,13 +117,13 @@ const make = Effect.fnUntraced(function* (settings: ShardPoolSettings) {
       use(index, "append", ({ append, name }) =>
         Effect.mapError(append(batch), (error) => classify(name, "append", error)),
       ),
-    count: (index, id) =>
-      use(index, "count", ({ sql }) =>
-        Effect.mapError(countEntries(sql, id), (error) => unavailable(shards[index]!.name, "count", error)),
+    readFirstPages: (index, query) =>
+      use(index, "read", ({ name, sql }) =>
+        Effect.mapError(readFirstPages(sql, query), (error) => classifyRead(name, error)),
       ),
     readPage: (index, query) =>
-      use(index, "read", ({ sql }) =>
-        Effect.mapError(readPage(sql, query), (error) => unavailable(shards[index]!.name, "read", error)),
+      use(index, "read", ({ name, sql }) =>
+        Effect.mapError(readPage(sql, query), (error) => classifyRead(name, error)),
       ),
     health: Effect.suspend(() => Effect.forEach(shards.keys(), healthOf, { concurrency: "unbounded" })),
     usage: () => shards.map(({ inUse, name, waiting }) => ({ shard: name, connectionsInUse: inUse, waiting })),

@@ -1,22 +1,26 @@
 /**
- * The read statements: keyset pages of one object's log.
+ * The read statements: keyset pages of logs.
  *
- * Three fixed texts, one for each order. Every bound is always there, with the widest value where the query has none, so
- * that a connection prepares each statement once.
+ * Fixed texts, two for each order: one for the first pages of several reads, which also tells how many entries their objects have,
+ * and one for the later pages of a read. Every bound is always there, with the widest value where the query has none, so that a
+ * connection prepares each statement once.
+ *
+ * Small reads come by the thousand, and a round trip costs more than what it brings: so the first pages of those that wait are
+ * fetched together. 50,000 reads of ten entries on two cores with all else: 464 a second by a statement each.
  */
+import { PgTypes } from "@effect/sql-pg"
 import type { PgClient } from "@effect/sql-pg/PgClient"
-import { Effect } from "effect"
+import { Effect, Result } from "effect"
 import type { SqlError } from "effect/sql"
 import { compareStamps, fromStored, type LogEntry, type Stamp, timestampMax } from "../domain/LogEntry.ts"
-import { type ObjectId, toColumn } from "../domain/ObjectId.ts"
-import type { PageQuery } from "./ShardPool.ts"
+import { toColumn } from "../domain/ObjectId.ts"
+import type { FirstPage, FirstPagesQuery, PageQuery, ReadOrder, ReadQuery } from "./ShardPool.ts"
 
-/** What a page may hold, all bounds exclusive but `positionMax`. Shared with the in-memory twin. */
+/** What a page may hold, all bounds exclusive. Shared with the in-memory twin. */
 export interface PageRange {
   readonly above: Stamp
   readonly below: Stamp
   readonly positionAbove: number
-  readonly positionMax: number
 }
 
 const timestampMin = -0x8000_0000_0000_0000n
@@ -26,8 +30,7 @@ const clamp = (nanos: bigint): bigint =>
   nanos < timestampMin ? timestampMin : nanos > timestampMax ? timestampMax : nanos
 
 /** The bounds of a query: a single range of stamps and one of positions. */
-export const pageRange = (query: PageQuery): PageRange => {
-  const { after, from, order, to, upTo } = query
+export const pageRange = (order: ReadOrder, { after, from, to }: ReadQuery): PageRange => {
   let above: Stamp = from === undefined ? { timestamp: timestampMin, seq: -1 } : { timestamp: clamp(from), seq: -1 }
   let below: Stamp =
     to === undefined || to > timestampMax
@@ -39,21 +42,8 @@ export const pageRange = (query: PageQuery): PageRange => {
     else if (order === "desc") below = compareStamps(after, below) < 0 ? after : below
     else above = compareStamps(after, above) > 0 ? after : above
   }
-  return { above, below, positionAbove, positionMax: upTo }
+  return { above, below, positionAbove }
 }
-
-/** One page; at most `maxEntries`, ending with the entry that reaches `maxBytes`. */
-export const readPage: (sql: PgClient, query: PageQuery) => Effect.Effect<ReadonlyArray<LogEntry>, SqlError.SqlError> =
-  Effect.fnUntraced(function* (sql: PgClient, query: PageQuery) {
-    const rows = yield* statements[query.order](sql, query, pageRange(query))
-    return rows.map(toEntry)
-  })
-
-/** How many entries an object has; 0 without a row. */
-export const countEntries = (sql: PgClient, id: ObjectId): Effect.Effect<number, SqlError.SqlError> =>
-  Effect.map(sql<{ entries: bigint }>`select entries from objects where id = ${toColumn(id)}`, ([row]) =>
-    row === undefined ? 0 : Number(row.entries),
-  )
 
 interface Row {
   readonly position: bigint
@@ -70,71 +60,107 @@ const toEntry = (row: Row): LogEntry => ({
   log: fromStored(row.log, row.escaped),
 })
 
-// The byte bound is enforced in the database, so that a page of large entries never leaves it. `octet_length` reads the
-// length of a value that is stored out of line without fetching it, and only the rows that pass are fetched.
+const orders = { asc: "timestamp, seq", desc: "timestamp desc, seq desc", position: "position" } as const
+
+// The byte bounds are enforced in the database, so that a page of large entries never leaves it. `octet_length` reads the
+// length of a value that is stored out of line without fetching it, and only what passes is fetched.
 // The row comparison is a range of the primary key: the scan starts at the cursor and stops at `limit`.
 
-const ascending = (sql: PgClient, query: PageQuery, range: PageRange) => sql<Row>`
-  select position, timestamp, seq, log, escaped
-  from (
-    select position, timestamp, seq, log, escaped, sum(octet_length(log)::bigint) over (
-      order by timestamp, seq rows between unbounded preceding and 1 preceding
-    ) as bytes_before
-    from (
+/** One page; at most `maxEntries`, ending with the entry that reaches `maxBytes`. */
+export const readPage = (
+  sql: PgClient,
+  query: PageQuery,
+): Effect.Effect<ReadonlyArray<LogEntry>, SqlError.SqlError> => {
+  const { above, below, positionAbove } = pageRange(query.order, query)
+  const order = sql.literal(orders[query.order])
+  return Effect.map(
+    sql<Row>`
       select position, timestamp, seq, log, escaped
-      from log_entries
-      where object_id = ${toColumn(query.id)}
-        and (timestamp, seq) > (${range.above.timestamp}, ${BigInt(range.above.seq)})
-        and (timestamp, seq) < (${range.below.timestamp}, ${BigInt(range.below.seq)})
-        and position > ${BigInt(range.positionAbove)}
-        and position <= ${BigInt(range.positionMax)}
-      order by timestamp, seq
-      limit ${BigInt(query.maxEntries)}
-    ) as candidates
-  ) as page
-  where bytes_before is null or bytes_before < ${BigInt(query.maxBytes)}
-  order by timestamp, seq`
+      from (
+        select position, timestamp, seq, log, escaped, sum(octet_length(log)::bigint) over (
+          order by ${order} rows between unbounded preceding and 1 preceding
+        ) as bytes_before
+        from (
+          select position, timestamp, seq, log, escaped
+          from log_entries
+          where object_id = ${toColumn(query.id)}
+            and (timestamp, seq) > (${above.timestamp}, ${BigInt(above.seq)})
+            and (timestamp, seq) < (${below.timestamp}, ${BigInt(below.seq)})
+            and position > ${BigInt(positionAbove)}
+            and position <= ${BigInt(query.scanTo)}
+            and position <= ${BigInt(query.upTo)}
+          order by ${order}
+          limit ${BigInt(query.maxEntries)}
+        ) as candidates
+      ) as page
+      where bytes_before is null or bytes_before < ${BigInt(query.maxBytes)}
+      order by ${order}`,
+    (rows) => rows.map(toEntry),
+  )
+}
 
-const descending = (sql: PgClient, query: PageQuery, range: PageRange) => sql<Row>`
-  select position, timestamp, seq, log, escaped
-  from (
-    select position, timestamp, seq, log, escaped, sum(octet_length(log)::bigint) over (
-      order by timestamp desc, seq desc rows between unbounded preceding and 1 preceding
-    ) as bytes_before
-    from (
-      select position, timestamp, seq, log, escaped
-      from log_entries
-      where object_id = ${toColumn(query.id)}
-        and (timestamp, seq) > (${range.above.timestamp}, ${BigInt(range.above.seq)})
-        and (timestamp, seq) < (${range.below.timestamp}, ${BigInt(range.below.seq)})
-        and position > ${BigInt(range.positionAbove)}
-        and position <= ${BigInt(range.positionMax)}
-      order by timestamp desc, seq desc
-      limit ${BigInt(query.maxEntries)}
-    ) as candidates
-  ) as page
-  where bytes_before is null or bytes_before < ${BigInt(query.maxBytes)}
-  order by timestamp desc, seq desc`
+/** What a row is of the first page of a read: one of its entries, or the only one of an empty page. */
+type FirstRow = { readonly number: bigint; readonly entries: bigint } & (
+  | Row
+  | { readonly position: null }
+  /** Beyond the bound of bytes. */
+  | { readonly position: bigint; readonly log: null }
+)
 
-const byPosition = (sql: PgClient, query: PageQuery, range: PageRange) => sql<Row>`
-  select position, timestamp, seq, log, escaped
-  from (
-    select position, timestamp, seq, log, escaped, sum(octet_length(log)::bigint) over (
-      order by position rows between unbounded preceding and 1 preceding
-    ) as bytes_before
-    from (
-      select position, timestamp, seq, log, escaped
-      from log_entries
-      where object_id = ${toColumn(query.id)}
-        and (timestamp, seq) > (${range.above.timestamp}, ${BigInt(range.above.seq)})
-        and (timestamp, seq) < (${range.below.timestamp}, ${BigInt(range.below.seq)})
-        and position > ${BigInt(range.positionAbove)}
-        and position <= ${BigInt(range.positionMax)}
-      order by position
-      limit ${BigInt(query.maxEntries)}
-    ) as candidates
-  ) as page
-  where bytes_before is null or bytes_before < ${BigInt(query.maxBytes)}
-  order by position`
+const int8s = (values: ReadonlyArray<bigint>) => Result.getOrThrow(PgTypes.array(values, PgTypes.OID.int8))
 
-const statements = { asc: ascending, desc: descending, position: byPosition }
+/** The first page of each read. Entries beyond `maxBytes` of all pages come without their text. */
+export const readFirstPages = (
+  sql: PgClient,
+  { maxBytes, order: ofReads, reads }: FirstPagesQuery,
+): Effect.Effect<ReadonlyArray<FirstPage>, SqlError.SqlError> => {
+  const ranges = reads.map((read) => pageRange(ofReads, read))
+  const order = sql.literal(orders[ofReads])
+  return Effect.map(
+    sql<FirstRow>`
+      select number, entries, position, timestamp, seq, escaped,
+        case when bytes_before is null or bytes_before < ${BigInt(maxBytes)} then log end as log
+      from (
+        select wanted.number, head.entries, page.*, sum(octet_length(page.log)::bigint) over (
+          order by wanted.number, ${order} rows between unbounded preceding and 1 preceding
+        ) as bytes_before
+        from unnest(
+          ${int8s(reads.map(({ id }) => toColumn(id)))},
+          ${int8s(ranges.map(({ above }) => above.timestamp))}, ${int8s(ranges.map(({ above }) => BigInt(above.seq)))},
+          ${int8s(ranges.map(({ below }) => below.timestamp))}, ${int8s(ranges.map(({ below }) => BigInt(below.seq)))},
+          ${int8s(ranges.map(({ positionAbove }) => BigInt(positionAbove)))},
+          ${int8s(reads.map(({ scanTo }) => BigInt(scanTo)))},
+          ${int8s(reads.map(({ maxEntries }) => BigInt(maxEntries)))}
+        ) with ordinality as wanted (
+          id, above_timestamp, above_seq, below_timestamp, below_seq, position_above, scan_to, max_entries, number
+        )
+        cross join lateral (
+          select coalesce((select entries from objects where objects.id = wanted.id), 0) as entries
+        ) as head
+        left join lateral (
+          select position, timestamp, seq, log, escaped
+          from log_entries
+          where object_id = wanted.id
+            and (timestamp, seq) > (wanted.above_timestamp, wanted.above_seq)
+            and (timestamp, seq) < (wanted.below_timestamp, wanted.below_seq)
+            and position > wanted.position_above
+            and position <= wanted.scan_to
+            and position <= head.entries
+          order by ${order}
+          limit wanted.max_entries
+        ) as page on true
+      ) as pages
+      order by number, ${order}`,
+    (rows) => {
+      const pages = reads.map(() => ({ upTo: 0, entries: new Array<LogEntry>(), isCut: false }))
+      for (const row of rows) {
+        const page = pages[Number(row.number) - 1]!
+        page.upTo = Number(row.entries)
+        if (row.position === null) continue
+        if (row.log === null) page.isCut = true
+        else page.entries.push(toEntry(row))
+      }
+      return pages
+    },
+  )
+}

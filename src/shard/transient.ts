@@ -2,9 +2,10 @@
  * Which database failures another attempt may cure, decided by SQLSTATE alone: what `SqlError.isRetryable` says files
  * shutdowns, full disks and exhausted connections under "unknown, not retryable".
  */
+import { PgProtocol } from "@effect/sql-pg"
 import { Cause, Effect } from "effect"
 import { SqlError } from "effect/sql"
-import { BatchRejected, ShardUnavailable } from "./ShardPool.ts"
+import { BatchRejected, ReadRejected, ShardUnavailable } from "./ShardPool.ts"
 
 /** SQLSTATE 22P03, for a value that the client itself cannot encode: the same batch can never be sent. */
 const cannotEncode = "22P03"
@@ -34,7 +35,24 @@ export const isConflict = (error: SqlError.SqlError): boolean => {
   return sqlState === "40001" || sqlState === "40P01"
 }
 
-/** The failure as the lanes see it. Appends only: a read has no batch to reject, see `unavailable`. */
+/**
+ * Does a read fail for a reason of its own? A data fault, a damaged row or index (XX001, XX002), the statement time-out; or an
+ * answer that the client can't take.
+ */
+const isOfTheRead = (sqlState: string | undefined, cause: unknown): boolean =>
+  sqlState === undefined
+    ? cause instanceof PgProtocol.ParseError
+    : isDataFault(sqlState) || /^(?:XX00[12]|57014)$/.test(sqlState)
+
+/** The failure of a read as the pipeline sees it. */
+export const classifyRead = (shard: string, error: SqlError.SqlError): ShardUnavailable | ReadRejected => {
+  const sqlState = sqlStateOf(error)
+  return isOfTheRead(sqlState, error.reason.cause)
+    ? new ReadRejected({ shard, reason: sqlState ?? "unreadable", cause: describe(error) })
+    : unavailable(shard, "read", error)
+}
+
+/** The failure of an append as the lanes see it. */
 export const classify = (
   shard: string,
   operation: string,

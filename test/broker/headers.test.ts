@@ -3,7 +3,7 @@ import { MsgHdrsImpl } from "@nats-io/nats-core/internal"
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary } from "effect"
 import { kept, unkept } from "../../src/broker/deadLetter.ts"
-import { blockText, firstHeader, type Headers, headerValue, parseHeaders } from "../../src/broker/headers.ts"
+import { blockText, firstHeader, type Headers, headerValue, idBlock, parseHeaders } from "../../src/broker/headers.ts"
 import { eventHeaders } from "../../src/broker/publish.ts"
 import { checkedState, formatParent } from "../../src/observe/traceContext.ts"
 import * as draw from "../domain/arbitraries.ts"
@@ -53,6 +53,9 @@ describe("headers", () => {
     for (const value of ["a\r\nb: c", "a\rb", "a\nb", "\n", " a", "a ", "a\t", "a\u200a", "\u0100", "\ud800"]) {
       assert.throws(() => blockText([["x", value]]), 'the header "x" can\'t be written as it is')
     }
+    assert.strictEqual(idBlock("m 1"), blockText([["Nats-Msg-Id", "m 1"]]))
+    assert.strictEqual(idBlock("m1"), blockText([["Nats-Msg-Id", "m1"]]))
+    assert.throws(() => idBlock("m\n1"), "can't be written")
     for (const name of ["", "a b", "a:b", "a\r\nb", "a\n", "\u0000", "\u007f", "\u00e9", "a\u200a"]) {
       assert.throws(() => blockText([[name, "v"]]), "can't be written")
     }

@@ -1,10 +1,11 @@
 /** A broker that refuses the login for a while: whatever ends must end by itself, or with the process. */
 import { connect } from "@nats-io/transport-node"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Queue } from "effect"
+import { Effect, Queue, Redacted } from "effect"
 import { Broker } from "../../src/broker/Broker.ts"
 import { connectionEnd, watchConnection } from "../../src/broker/connection.ts"
 import { connectionOptions } from "../../src/broker/connectionOptions.ts"
+import { connected } from "../../src/load/connected.ts"
 import { ConfiguredNats } from "../embedded/ConfiguredNats.ts"
 import { until, withBroker } from "./onServer.ts"
 
@@ -83,6 +84,36 @@ describe("a login that is refused for a while", () => {
         yield* server.reload(right)
       }),
     ),
+  )
+
+  it.live("the load generator's connection goes on too, and says what there is to say once", () =>
+    Effect.gen(function* () {
+      const server = yield* ConfiguredNats
+      yield* server.start(right)
+      const notices: Array<string> = []
+      let reconnects = 0
+      const { connection, isUp } = yield* connected(
+        Redacted.make(server.url("worker:right")),
+        () => void reconnects++,
+        (text) => Effect.sync(() => void notices.push(text)),
+      )
+      yield* server.reload(missing)
+      // Refused a second time, the library would have closed it.
+      yield* until(
+        "it is refused some times",
+        Effect.sync(() => server.said("authentication error") >= 3),
+      )
+      assert.isFalse(isUp())
+      yield* server.reload(right)
+      yield* until("it is up", Effect.sync(isUp))
+      assert.isFalse(connection.isClosed())
+      assert.strictEqual(reconnects, 1)
+      assert.deepStrictEqual(notices, [
+        "the connection to the broker is lost; it is made again",
+        "the broker refuses the login: Authorization Violation",
+        "connected to the broker again",
+      ])
+    }).pipe(Effect.scoped, Effect.provide(ConfiguredNats.layer)),
   )
 
   it.live("a connection that the library closes for good has an end, with the reason", () =>

@@ -23,10 +23,10 @@ export const logInto = (logged: Array<string>) =>
   Logger.layer([Logger.make(({ message }) => void logged.push(String(message)))])
 
 /** Asks again until it is so. */
-export const until = <R>(what: string, holds: Effect.Effect<boolean, never, R>) =>
+export const until = <R>(what: string, holds: Effect.Effect<boolean, never, R>, seconds = 25) =>
   holds.pipe(
     Effect.repeat({ until: (is) => is, schedule: Schedule.spaced("20 millis") }),
-    Effect.timeoutOrElse({ duration: "25 seconds", orElse: () => Effect.die(new Error(`expected: ${what}`)) }),
+    Effect.timeoutOrElse({ duration: seconds * 1_000, orElse: () => Effect.die(new Error(`expected: ${what}`)) }),
   )
 
 export interface World {

@@ -17,6 +17,8 @@ export class ConfiguredNats extends Context.Service<
     /** Starts it with this added to its configuration, or with another one again. */
     readonly start: (configuration: string) => Effect.Effect<void>
     readonly stop: Effect.Effect<void>
+    /** How often it has said so since its start. */
+    readonly said: (text: string) => number
     /** Changes the configuration of the running server. */
     readonly reload: (configuration: string) => Effect.Effect<void>
   }
@@ -36,7 +38,7 @@ export class ConfiguredNats extends Context.Service<
           file,
           `listen: "127.0.0.1:${port}"\nserver_name: "test"\n${/^jetstream/m.test(configuration) ? "" : `jetstream: { store_dir: "${folder}" }\n`}${configuration.replaceAll("STORE", folder)}\n`,
         )
-      const said = (text: string, times: number) =>
+      const untilSaid = (text: string, times: number) =>
         Effect.sync(() => output.split(text).length > times).pipe(
           Effect.repeat({ until: (found) => found, schedule: Schedule.spaced("10 millis") }),
           Effect.timeoutOrElse({
@@ -55,19 +57,20 @@ export class ConfiguredNats extends Context.Service<
       return {
         url: (login) => `nats://${login === undefined ? "" : `${login}@`}127.0.0.1:${port}`,
         stop,
+        said: (text) => output.split(text).length - 1,
         start: Effect.fnUntraced(function* (configuration) {
           yield* stop
           yield* write(configuration)
           output = ""
           child = spawn(command, ["-c", file], { stdio: ["ignore", "ignore", "pipe"] })
           child.stderr!.on("data", (chunk: Buffer) => (output += chunk.toString()))
-          yield* said(started, 1)
+          yield* untilSaid(started, 1)
         }, Effect.orDie),
         reload: Effect.fnUntraced(function* (configuration) {
           const before = output.split(reloaded).length
           yield* write(configuration)
           child!.kill("SIGHUP")
-          yield* said(reloaded, before)
+          yield* untilSaid(reloaded, before)
         }, Effect.orDie),
       }
     }),

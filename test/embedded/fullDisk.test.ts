@@ -100,6 +100,7 @@ describe.skipIf(!isRoot)("on a small disk", () => {
           yield* until(
             "it waits for room",
             Effect.sync(() => logged.some((line) => line.includes("it is started again when there are 64 MiB"))),
+            60,
           )
           // nats-server 2.9 hangs as a whole; of 2.15 only who stores is told.
           if (server.version.startsWith("2.9.")) {

@@ -97,7 +97,10 @@ describe("a shard that is down", () => {
         // What the lane holds, and nothing else.
         assert.isAtMost(broker.appendsUnderWay(), heldMax)
         assert.strictEqual(broker.appendsUnderWay() + broker.parkedFor("appends", "a"), 40_000)
-        assert.strictEqual(yield* metrics.value("parked_total", { shard: "a" }), broker.parkedFor("appends", "a"))
+        assert.strictEqual(
+          yield* metrics.value("parked_total", { shard: "a", kind: "appends" }),
+          broker.parkedFor("appends", "a"),
+        )
         assert.strictEqual(yield* metrics.value("handed_back_total", { shard: "a" }), 0)
 
         yield* TestClock.adjust("10 minutes")

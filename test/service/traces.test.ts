@@ -181,7 +181,16 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("traces of 
       const publish = named(spans, "publish response")!
       assert.strictEqual(publish.parentSpanId, message.spanId)
       assert.strictEqual(pages.at(-1)!.headers!.get("traceparent"), `00-${read.traceId}-${publish.spanId}-01`)
-      assert.isAtLeast(childrenOf(spans, message).filter((span) => span.name === "SELECT objectlog").length, 2)
+      const batch = named(spans, "read batch")!
+      assert.strictEqual(batch.parentSpanId, message.spanId)
+      assert.deepStrictEqual(
+        batch.links.map(({ spanId }) => spanId),
+        [message.spanId],
+      )
+      assert.lengthOf(
+        childrenOf(spans, batch).filter((span) => span.name === "SELECT objectlog"),
+        1,
+      )
 
       const refused = sender("2")
       yield* answered("logs", { id: 7, log: 7 }, { traceparent: refused.parent, tracestate: "vendor=y" })

@@ -2,7 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber } from "effect"
 import { layerMemory, MemoryShards } from "../../src/shard/Memory.ts"
 import { ShardPool } from "../../src/shard/ShardPool.ts"
-import { entry, everything, freshId, shardPoolContract } from "./shardPoolContract.ts"
+import { count, entry, everything, freshId, shardPoolContract } from "./shardPoolContract.ts"
 
 shardPoolContract("layerMemory", layerMemory(["a", "b"]))
 
@@ -47,7 +47,7 @@ describe("MemoryShards", () => {
       const objectId = freshId()
       const error = yield* Effect.flip(pool.append(0, [entry(objectId, 1), entry(objectId, 2, { log: "poison" })]))
       assert.strictEqual(error._tag, "BatchRejected")
-      assert.strictEqual(yield* pool.count(0, objectId), 0)
+      assert.strictEqual(yield* count(0, objectId), 0)
       assert.deepStrictEqual(yield* shards.objects(0), [])
     }).pipe(Effect.provide(layerMemory(["a"]))),
   )

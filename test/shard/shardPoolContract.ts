@@ -30,11 +30,19 @@ export const everything = (objectId: ObjectId, fields: Partial<PageQuery> = {}):
   after: undefined,
   from: undefined,
   to: undefined,
+  scanTo: Number.MAX_SAFE_INTEGER,
   upTo: Number.MAX_SAFE_INTEGER,
   maxEntries: 10_000,
   maxBytes: 64 * 1024 * 1024,
   ...fields,
 })
+
+/** How many entries an object has. */
+export const count = (shard: number, objectId: ObjectId) =>
+  Effect.map(firstPage(shard, everything(objectId)), (page) => page.upTo)
+
+const firstPage = (shard: number, { maxBytes, order, ...read }: PageQuery) =>
+  ShardPool.use((pool) => Effect.map(pool.readFirstPages(shard, { order, maxBytes, reads: [read] }), ([page]) => page!))
 
 const positions = (placed: ReadonlyArray<Placed | LogEntry>) => placed.map((at) => at.position)
 const seqs = (placed: ReadonlyArray<Placed | LogEntry>) => placed.map((at) => at.seq)
@@ -94,7 +102,7 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
   layer(pool, { excludeTestServices: true, timeout: "60 seconds" })(`${name}: contract`, (it) => {
     it.effect("gives positions 1 … n without gaps, for each object", () =>
       Effect.gen(function* () {
-        const { append, count } = yield* ShardPool
+        const { append } = yield* ShardPool
         const [a, b] = [freshId(), freshId()]
         const placed = yield* append(0, [entry(a, 1), entry(b, 2), entry(a, 3), entry(b, 4), entry(a, 5)])
         assert.deepStrictEqual(positions(placed), [1, 1, 2, 2, 3])
@@ -106,9 +114,91 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
       }),
     )
 
+    it.effect("a first page tells how many entries there are, also where it has none of them", () =>
+      Effect.gen(function* () {
+        const { append, readPage } = yield* ShardPool
+        const [a, b] = [freshId(), freshId()]
+        yield* append(0, [entry(a, 3), entry(a, 1), entry(b, 9)])
+        yield* append(0, [entry(a, 2)])
+        for (const order of ["asc", "desc", "position"] as const) {
+          const whole = yield* firstPage(0, everything(a, { order }))
+          assert.deepStrictEqual(
+            [whole.upTo, seqs(whole.entries)],
+            [3, order === "asc" ? [1, 2, 3] : order === "desc" ? [3, 2, 1] : [1, 3, 2]],
+          )
+          assert.deepStrictEqual(whole.entries, yield* readPage(0, everything(a, { order })))
+          const cut = yield* firstPage(0, everything(a, { order, maxEntries: 1 }))
+          assert.deepStrictEqual([cut.upTo, cut.entries.length], [3, 1])
+          const none = yield* firstPage(0, everything(a, { order, from: 2n ** 62n }))
+          assert.deepStrictEqual(none, { upTo: 3, entries: [], isCut: false })
+          assert.deepStrictEqual(yield* firstPage(0, everything(freshId(), { order })), {
+            upTo: 0,
+            entries: [],
+            isCut: false,
+          })
+        }
+      }),
+    )
+
+    it.effect("the first pages of several reads have one bound of bytes, and each its own other bounds", () =>
+      Effect.gen(function* () {
+        const { append, readFirstPages } = yield* ShardPool
+        const [a, b, c] = [freshId(), freshId(), freshId()]
+        const log = "x".repeat(100)
+        yield* append(0, [entry(a, 1, { log }), entry(a, 2, { log }), entry(b, 3, { log }), entry(c, 4), entry(c, 5)])
+        const whole = (id: ObjectId, fields: Partial<PageQuery> = {}) => everything(id, fields)
+        const read = (maxBytes: number) =>
+          readFirstPages(0, {
+            order: "asc",
+            maxBytes,
+            reads: [
+              whole(b),
+              whole(a, { after: { timestamp: entry(a, 1).timestamp, seq: 1 } }),
+              whole(freshId()),
+              whole(a),
+              whole(c, { maxEntries: 1 }),
+            ],
+          })
+        const shown = Effect.map(read(10_000), (pages) =>
+          pages.map((page) => [page.upTo, seqs(page.entries), page.isCut]),
+        )
+        assert.deepStrictEqual(yield* shown, [
+          [1, [3], false],
+          [2, [2], false],
+          [0, [], false],
+          [2, [1, 2], false],
+          [2, [4], false],
+        ])
+        const cut = (yield* read(250)).map((page) => [page.upTo, seqs(page.entries), page.isCut])
+        assert.deepStrictEqual(cut, [
+          [1, [3], false],
+          [2, [2], false],
+          [0, [], false],
+          [2, [1], true],
+          [2, [], true],
+        ])
+      }),
+    )
+
+    it.effect("looks at no entry beyond the bound of a scan", () =>
+      Effect.gen(function* () {
+        const { append, readPage } = yield* ShardPool
+        const a = freshId()
+        yield* append(
+          0,
+          Array.from({ length: 10 }, (_, i) => entry(a, i + 1)),
+        )
+        const query = everything(a, { order: "position", after: { position: 2 }, scanTo: 5 })
+        assert.deepStrictEqual(positions(yield* readPage(0, query)), [3, 4, 5])
+        assert.deepStrictEqual(positions(yield* readPage(0, { ...query, upTo: 4 })), [3, 4])
+        const first = yield* firstPage(0, query)
+        assert.deepStrictEqual([first.upTo, positions(first.entries)], [10, [3, 4, 5]])
+      }),
+    )
+
     it.effect("gives a repeated batch the same places", () =>
       Effect.gen(function* () {
-        const { append, count } = yield* ShardPool
+        const { append } = yield* ShardPool
         const a = freshId()
         const batch = [entry(a, 1), entry(a, 2, { messageId: "m" }), entry(a, 3)]
         const first = yield* append(0, batch)

@@ -95,12 +95,13 @@ export const makePlan = (seed: number) => {
         objects: plan.objects.slice(0, 1),
         workers: prng.between(2, 4),
         publishers: 4,
-        appends: 12,
+        appends: 8,
         wholeReads: true,
         readers: 3,
         reads: 4,
         gapMillis: 2_000,
-        maxPayload: 2_700,
+        largest: 400_000,
+        maxPayload: 600_000,
         activeMillis: 400_000,
       }
   }

@@ -222,13 +222,14 @@ export class SimulatedPostgres {
       return this.#find(transaction, parameters, sql, (row) => `${row.objectId}/${row.messageId}`)
     }
     if (sql.startsWith("with inserted as ( insert into log_entries ")) return this.#store(transaction, parameters, sql)
-    if (sql === "select entries from objects where id = $1") return this.#count(transaction, parameters)
+    const firstOrder = /\) as pages order by number, (timestamp, seq|timestamp desc, seq desc|position)$/.exec(sql)?.[1]
+    if (firstOrder !== undefined) return this.#firstPages(transaction, parameters, orderOf(firstOrder))
     const order = /\) as page .* order by (timestamp, seq|timestamp desc, seq desc|position)$/.exec(sql)?.[1]
     if (order !== undefined) {
       return this.#page(transaction, parameters, {
-        order: order === "position" ? "position" : order.includes("desc") ? "desc" : "asc",
+        order: orderOf(order),
         inclusive: sql.includes("(timestamp, seq) >= ("),
-        bounded: sql.includes("and position <= "),
+        bounded: (sql.match(/and position <= \$\d+/g) ?? []).length === 2,
       })
     }
     throw new Error(`the simulated PostgreSQL does not know this statement: ${sql}`)
@@ -327,16 +328,10 @@ export class SimulatedPostgres {
   }
 
   // oxlint-disable-next-line require-yield -- it never waits
-  *#count(transaction: Transaction, [id]: ReadonlyArray<unknown>): Steps {
-    const row = this.#objectOf(transaction, int8(id))
-    return row === undefined ? [] : [{ entries: row.entries }]
-  }
-
-  // oxlint-disable-next-line require-yield -- it never waits
   *#page(transaction: Transaction, parameters: ReadonlyArray<unknown>, text: PageText): Steps {
-    const [id, aboveTime, aboveSeq, belowTime, belowSeq, positionAbove] = parameters.map(int8)
-    const positionMax = text.bounded ? int8(parameters[6]) : 2n ** 62n
-    const [maxEntries, maxBytes] = parameters.slice(7).map(int8)
+    const [id, aboveTime, aboveSeq, belowTime, belowSeq, positionAbove, scanTo, upTo, maxEntries, maxBytes] =
+      parameters.map(int8)
+    const positionMax = text.bounded ? upTo! : 2n ** 62n
     const rows = this.#entriesOf(transaction, id!).filter((row) => {
       const low = compare(row.timestamp, row.seq, aboveTime!, aboveSeq!)
       const high = compare(row.timestamp, row.seq, belowTime!, belowSeq!)
@@ -344,6 +339,7 @@ export class SimulatedPostgres {
         (text.inclusive ? low >= 0 : low > 0) &&
         high < 0 &&
         row.position > positionAbove! &&
+        row.position <= scanTo! &&
         row.position <= positionMax
       )
     })
@@ -362,6 +358,28 @@ export class SimulatedPostgres {
     return page
   }
 
+  *#firstPages(transaction: Transaction, parameters: ReadonlyArray<unknown>, order: PageText["order"]): Steps {
+    const [maxBytes, ...columns] = parameters
+    const all: Array<Row> = []
+    let bytes = 0n
+    for (const [at, id] of int8s(columns[0]).entries()) {
+      const entries = this.#objectOf(transaction, id)?.entries ?? 0n
+      const bounds = columns.slice(0, 7).map((column) => list(column)[at])
+      const page = yield* this.#page(transaction, [...bounds, entries, list(columns[7])[at], 2n ** 62n], {
+        order,
+        inclusive: false,
+        bounded: true,
+      })
+      const number = BigInt(at + 1)
+      if (page.length === 0) all.push({ number, entries, position: null })
+      for (const row of page) {
+        all.push({ ...row, number, entries, log: bytes < int8(maxBytes) ? row["log"] : null })
+        bytes += BigInt(Buffer.byteLength(String(row["log"])))
+      }
+    }
+    return all
+  }
+
   #objectOf(transaction: Transaction, id: bigint): ObjectRow | undefined {
     return transaction.objects.get(id) ?? this.#objects.get(id)
   }
@@ -370,6 +388,9 @@ export class SimulatedPostgres {
     return [...this.entriesOf(objectId), ...transaction.entries.filter((row) => row.objectId === objectId)]
   }
 }
+
+const orderOf = (text: string): PageText["order"] =>
+  text === "position" ? "position" : text.includes("desc") ? "desc" : "asc"
 
 const normalisedTexts = new Map<string, string>()
 

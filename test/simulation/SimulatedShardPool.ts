@@ -7,9 +7,9 @@ import { Effect, type Scope } from "effect"
 import { SqlClient, type SqlConnection, SqlError } from "effect/sql"
 import { Reactivity } from "effect/reactivity"
 import { makeAppendEntries } from "../../src/shard/appendEntries.ts"
-import { countEntries, readPage } from "../../src/shard/readPage.ts"
+import { readFirstPages, readPage } from "../../src/shard/readPage.ts"
 import { ShardPool, ShardUnavailable } from "../../src/shard/ShardPool.ts"
-import { classify, unavailable } from "../../src/shard/transient.ts"
+import { classify, classifyRead } from "../../src/shard/transient.ts"
 import type { Process } from "./Processes.ts"
 import { Refused, type Row, type SimulatedPostgres, type Transaction } from "./SimulatedPostgres.ts"
 import type { World } from "./World.ts"
@@ -322,17 +322,17 @@ export const makeShardPool = Effect.fnUntraced(function* (
         "append",
         Effect.mapError(appends[index]!(batch), (error) => classify(names[index]!, "append", error)),
       ),
-    count: (index, id) =>
+    readFirstPages: (index, query) =>
       inTime(
         index,
-        "count",
-        Effect.mapError(countEntries(clients[index]!, id), (error) => unavailable(names[index]!, "count", error)),
+        "read",
+        Effect.mapError(readFirstPages(clients[index]!, query), (error) => classifyRead(names[index]!, error)),
       ),
     readPage: (index, query) =>
       inTime(
         index,
         "read",
-        Effect.mapError(readPage(clients[index]!, query), (error) => unavailable(names[index]!, "read", error)),
+        Effect.mapError(readPage(clients[index]!, query), (error) => classifyRead(names[index]!, error)),
       ),
     health: Effect.succeed([]),
     usage: () => [],

@@ -9,6 +9,7 @@ import { Reactivity } from "effect/reactivity"
 import { TestClock } from "effect/testing"
 import { Broker } from "../../src/broker/Broker.ts"
 import { layerMemory as metricsMemory } from "../../src/observe/Metrics.ts"
+import * as limits from "../../src/pipeline/limits.ts"
 import { runWorker } from "../../src/pipeline/Worker.ts"
 import { HashRing } from "../../src/placement/HashRing.ts"
 import { ShardPool } from "../../src/shard/ShardPool.ts"
@@ -235,7 +236,8 @@ const simulation = Effect.fnUntraced(function* (
     world.later(prng.below(10_000), () => {
       world.strike("shard down for a while")
       shard.stop()
-      clients.flood(objectId, plan.workers * 1_000 + prng.between(200, 600))
+      // More than the lanes of all workers hold: a batch that is tried, and one that waits.
+      clients.flood(objectId, plan.workers * 2 * limits.batchEntriesMax + prng.between(200, 600))
       world.later(prng.between(20_000, 60_000), () => shard.start())
     })
   }
