@@ -5,7 +5,7 @@
 import { Effect, type FileSystem, Redacted, Result } from "effect"
 import { readServers } from "./broker/connectionOptions.ts"
 import { isIP } from "node:net"
-import { parkedTopic } from "./broker/setAside.ts"
+import { parkedTopic, reserveTopic } from "./broker/setAside.ts"
 import { shards } from "./ConfigShards.ts"
 import { ConfigInvalid, given, integer, parsed, shownItem } from "./ConfigValue.ts"
 import { tracingSettings, type TracingSettings } from "./observe/TracingSettings.ts"
@@ -114,11 +114,16 @@ const disjoint = (topics: Topics) =>
       ["NATS_RESPONSE_TOPIC", topics.response],
       ["NATS_DEAD_TOPIC", topics.dead],
     ] as const
-    const parked = parkedTopic(topics.logs)
+    const ours = [
+      [parkedTopic(topics.logs), "where appends are set aside"],
+      [reserveTopic(topics.logs), "where room is reserved"],
+    ] as const
     for (const [variable, value] of all) {
-      if (value === parked || value.startsWith(`${parked}.`)) {
-        const allowed = `a subject that is not ${parked} or below it, where appends are set aside`
-        return yield* new ConfigInvalid({ variable, value, allowed })
+      for (const [taken, what] of ours) {
+        if (value === taken || value.startsWith(`${taken}.`)) {
+          const allowed = `a subject that is not ${taken} or below it, ${what}`
+          return yield* new ConfigInvalid({ variable, value, allowed })
+        }
       }
       for (const [other, otherValue] of all) {
         if (variable !== other && (value === otherValue || value.startsWith(`${otherValue}.`))) {

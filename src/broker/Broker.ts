@@ -28,7 +28,18 @@ export class BrokerClosed extends Schema.TaggedError<BrokerClosed>()("BrokerClos
 }
 
 /** What a worker does at the broker, as far as the broker can refuse it the right to. */
-export const operations = ["pull", "acknowledge", "request", "receive", "event", "copy", "dead letter", "park"] as const
+export const operations = [
+  "pull",
+  "acknowledge",
+  "request",
+  "receive",
+  "event",
+  "copy",
+  "dead letter",
+  "park",
+  // Of room in the broker: what a worker can do without.
+  "reserve",
+] as const
 
 export type Operation = (typeof operations)[number]
 
@@ -46,6 +57,10 @@ export interface ConnectionView {
   /** Attempts to make a lost connection again, so far. */
   readonly attempts: number
   readonly troubles: ReadonlyArray<Trouble>
+  /** The broker neither refuses for lack of room nor goes on without confirming anything. */
+  readonly isStoring: boolean
+  /** It is connected, and yet has confirmed or answered nothing for some time. */
+  readonly isSilent: boolean
   /** How often the broker has refused the right to something, so far. */
   readonly violations: Readonly<Record<Operation, number>>
 }
@@ -55,6 +70,8 @@ export const untroubled: ConnectionView = {
   connected: true,
   attempts: 0,
   troubles: [],
+  isStoring: true,
+  isSilent: false,
   violations: Object.fromEntries(operations.map((operation) => [operation, 0])) as Record<Operation, number>,
 }
 
@@ -157,14 +174,15 @@ export class Broker extends Context.Service<
     readonly queries: Stream.Stream<Delivery, BrokerUnavailable>
     /**
      * Publishes events on the response topic, pipelined, each also on its `replyTo`. Succeeds when the broker has stored
-     * every one; then the copies have reached the broker too.
+     * every one; then the copies have reached the broker too. In a store that is full, where nothing is left that can give
+     * way, it succeeds when the broker has sent every one to those who listen.
      */
     readonly publish: (events: ReadonlyArray<OutgoingEvent>) => Effect.Effect<void, BrokerUnavailable>
     /** Stores a message with payload, headers and the reason in the dead-letter stream. Does not settle it. */
     readonly deadLetter: (delivery: Delivery, reason: DeadLetter) => Effect.Effect<void, BrokerUnavailable>
     /**
      * Stores requests of a shard in the place where they are set aside, once for each stamp. Does not settle them. Gives
-     * those that can't be stored there, since they would not fit in `maxPayload` with their stamp.
+     * those that can't be stored there, since they would not fit in `maxPayload` with their stamp, or the store is full.
      */
     readonly park: (
       kind: ParkedKind,

@@ -4,7 +4,7 @@ import type { NonEmptyReadonlyArray } from "effect/Array"
 import { decodeText } from "../domain/Protocol.ts"
 import type { MessageTrace } from "../observe/MessageTrace.ts"
 import type { ConsumerState, Delivery } from "./Broker.ts"
-import { ackWaitMillis } from "./provision.ts"
+import { ackWaitMillis } from "./consumerRules.ts"
 
 /** A message as it was stored. */
 export interface StoredMessage {

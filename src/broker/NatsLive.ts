@@ -13,28 +13,29 @@ import {
 import { brokerState } from "./brokerState.ts"
 import { connectionEnd, type ConnectionState, watchConnection } from "./connection.ts"
 import { connectionOptions } from "./connectionOptions.ts"
+import type { ConsumerSpec } from "./consumerRules.ts"
 import { deadLetterMessages } from "./deadLetter.ts"
 import { deliveries } from "./deliveries.ts"
 import { Incoming } from "./Incoming.ts"
-import { maintain } from "./maintain.ts"
 import { NatsDelivery } from "./NatsDelivery.ts"
 import { Outgoing } from "./Outgoing.ts"
 import {
   attempt,
   type BrokerMisconfigured,
-  type ConsumerSpec,
   intakeConsumer,
   parkedConsumer,
   provision,
-  type Provisioned,
+  remarkOnStreams,
   retryConsumer,
-  type StreamPart,
   type Topics,
 } from "./provision.ts"
 import { eventHeaders, makePublisher, type Message, publishMade } from "./publish.ts"
 import { Recovery, recoveryPauses } from "./Recovery.ts"
-import { parkedSubject, parkedTopic, setAsideMessage } from "./setAside.ts"
+import { isStoreFull } from "./jetStreamErrors.ts"
+import { parkedSubject, parkedTopic, reserveTopic, setAsideMessage } from "./setAside.ts"
+import { makeStorage } from "./Storage.ts"
 import { StreamLives } from "./StreamLife.ts"
+import type { PurgedPart, StreamPart } from "./streamRules.ts"
 import { Violations } from "./Violations.ts"
 
 export interface NatsSettings extends Topics {
@@ -92,7 +93,12 @@ const watchViolations = Effect.fnUntraced(function* (
   state: ConnectionState,
   { deadTopic, logsTopic, responseTopic }: Topics,
 ) {
-  const violations = new Violations({ responseTopic, deadTopic, parkedTopic: parkedTopic(logsTopic) })
+  const violations = new Violations({
+    responseTopic,
+    deadTopic,
+    parkedTopic: parkedTopic(logsTopic),
+    reserveTopic: reserveTopic(logsTopic),
+  })
   const runFork = Effect.runForkWith(yield* Effect.context())
   state.onViolation.add((error) => {
     const news = violations.note(error, Date.now())
@@ -115,11 +121,12 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
     Effect.retry({ schedule: recoveryPauses, while: (error) => error._tag === "BrokerUnavailable" }),
     Effect.raceFirst(connectionEnd(connection, state)),
   )
+  yield* remarkOnStreams(jsm, settings)
   const outgoing = new Outgoing(connection)
   const incoming = new Incoming(connection)
   const recovery = new Recovery(jsm, state, settings, maxPayload)
 
-  const lives = Effect.fnUntraced(function* (part: keyof Provisioned) {
+  const lives = Effect.fnUntraced(function* (part: PurgedPart) {
     const stream = new StreamLives(found[part], () => state.connected, outgoing)
     // The first to hear of it: before anything of the stream is settled or pulled.
     state.onReconnect.add(() => stream.doubt())
@@ -140,6 +147,18 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
         Effect.tapError(() => recovery.repair(part)),
       )
 
+  const isConnected = () => state.connected && !connection.isClosed()
+  const storage = yield* makeStorage({
+    jsm,
+    topics: settings,
+    publish: yield* publisher,
+    maxPayload,
+    isConnected,
+    version: () => connection.info?.version,
+    reconnects: state.onReconnect,
+    nameOf: (part) => (part === "response" || part === "dead" ? found[part].name : streams[part].name),
+  })
+
   const counts = {
     logs: { buffered: 0, taken: 0 },
     query: { buffered: 0, taken: 0 },
@@ -149,6 +168,7 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
     const stream = streams[spec.part]
     const options = {
       counts: counts[spec.part],
+      volume: storage.volumes[spec.part],
       connection,
       incoming,
       stream,
@@ -160,24 +180,19 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
     return deliveries(options, state)
   }
 
-  yield* Effect.suspend(() =>
-    maintain(jsm, { logs: streams.logs.name, query: streams.query.name, parked: streams.parked.name }),
-  ).pipe(
-    Effect.catch((error) => Effect.logDebug(error.message)),
-    Effect.repeat(Schedule.jittered(Schedule.spaced("10 seconds"))),
-    Effect.forkScoped,
-  )
-
   const view = (): ConnectionView => {
     const refused = violations.current(Date.now()).map(({ more, operation, text }) => ({
       text: `refused (${operation}): ${text}${more === 0 ? "" : `, and ${more} more`}`,
-      // Whom a request names as its `reply_to` is not the worker's affair.
-      disabling: operation !== "copy",
+      // Whom a request names as its `reply_to` is not the worker's affair, and it can do without a reserve.
+      disabling: operation !== "copy" && operation !== "reserve",
     }))
+    const { isSilent, isStoring, troubles } = storage.state()
     return {
-      connected: state.connected && !connection.isClosed(),
+      connected: isConnected(),
       attempts: state.attempts,
-      troubles: [...refused, ...recovery.troubles],
+      troubles: [...refused, ...recovery.troubles, ...troubles.map((text) => ({ text, disabling: true }))],
+      isStoring,
+      isSilent,
       violations: violations.counts,
     }
   }
@@ -189,11 +204,19 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
     appends: pull(intakeConsumer("logs", settings), appendsPull),
     queries: pull(intakeConsumer("query", settings), queriesPull),
     publish: (events) =>
-      repairing("response")(publishers.response(events, (event) => toMessage(settings.responseTopic, event), sizeOf)),
+      repairing("response")(
+        storage.storeEvents(
+          events.length,
+          publishers.response(events, (event) => toMessage(settings.responseTopic, event), sizeOf),
+        ),
+      ),
     deadLetter: (delivery: Delivery, reason) =>
       delivery instanceof NatsDelivery
         ? Effect.suspend(() =>
-            publishMade(publishers.dead, deadLetterMessages(settings.deadTopic, delivery, reason, maxPayload())),
+            storage.store(
+              "dead letters",
+              publishMade(publishers.dead, deadLetterMessages(settings.deadTopic, delivery, reason, maxPayload())),
+            ),
           ).pipe(repairing("dead"))
         : foreign("dead letter"),
     park: (kind, shard, all) =>
@@ -207,7 +230,11 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
           if (message === undefined) tooLarge.push(delivery)
           else messages.push(message)
         }
-        return Effect.as(publishMade(publishers.parked, messages), tooLarge)
+        return storage.store("parked requests", publishMade(publishers.parked, messages)).pipe(
+          Effect.as<ReadonlyArray<Delivery>>(tooLarge),
+          // They go back to the intake, where they have their room already.
+          Effect.catchIf(isStoreFull, () => Effect.succeed(all)),
+        )
       }).pipe(repairing("parked")),
     parked: (kind, shard) =>
       pull(parkedConsumer(kind, shard, settings), kind === "appends" ? appendsPull : queriesPull),

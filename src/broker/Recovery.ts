@@ -6,19 +6,13 @@ import type { ConsumerConfig, JetStreamManager } from "@nats-io/jetstream"
 import { Effect, Random, Schedule, Semaphore } from "effect"
 import type { BrokerUnavailable, Trouble } from "./Broker.ts"
 import type { ConnectionState } from "./connection.ts"
+import type { ConsumerSpec } from "./consumerRules.ts"
 import type { RequestLimits } from "./deliveries.ts"
 import { isStreamNotFound } from "./jetStreamErrors.ts"
 import { resetAhead } from "./maintain.ts"
-import {
-  BrokerMisconfigured,
-  type ConsumerSpec,
-  ensureConsumer,
-  ensureStream,
-  type StreamPart,
-  streamSpecs,
-  type Topics,
-} from "./provision.ts"
+import { BrokerMisconfigured, ensureConsumer, ensureStream, type Topics } from "./provision.ts"
 import type { StreamLives } from "./StreamLife.ts"
+import type { StreamPart } from "./streamRules.ts"
 
 /** Between two attempts to recover something; also to provision at the start. */
 export const recoveryPauses = Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("5 seconds")]).pipe(
@@ -45,7 +39,7 @@ const destinationKey = (part: StreamPart): string => `destination ${part}`
 export class Recovery {
   readonly #jsm: JetStreamManager
   readonly #connection: ConnectionState
-  readonly #specs: ReturnType<typeof streamSpecs>
+  readonly #topics: Topics
   readonly #maxPayload: () => number
   readonly #troubles = new Map<string, Trouble>()
   readonly #repairs = new Map<StreamPart, { readonly turn: Semaphore.Semaphore; at: number }>()
@@ -55,7 +49,7 @@ export class Recovery {
   constructor(jsm: JetStreamManager, connection: ConnectionState, topics: Topics, maxPayload: () => number) {
     this.#jsm = jsm
     this.#connection = connection
-    this.#specs = streamSpecs(topics)
+    this.#topics = topics
     this.#maxPayload = maxPayload
   }
 
@@ -65,8 +59,7 @@ export class Recovery {
 
   /** The stream, made again where it is missing. */
   stream(part: StreamPart) {
-    const spec = this.#specs[part]
-    return this.#insisted(sourceKey(part), true, ensureStream(this.#jsm, spec))
+    return this.#insisted(sourceKey(part), true, ensureStream(this.#jsm, part, this.#topics))
   }
 
   /** The consumer, once its stream is known, made again where it is missing; what it allows. */
@@ -116,7 +109,7 @@ export class Recovery {
     return Effect.suspend(() =>
       !this.#connection.connected || Date.now() - repair.at < repairPauseMillis
         ? Effect.void
-        : this.#tried(destinationKey(part), true, ensureStream(this.#jsm, this.#specs[part])).pipe(
+        : this.#tried(destinationKey(part), true, ensureStream(this.#jsm, part, this.#topics)).pipe(
             Effect.ignore,
             Effect.ensuring(Effect.sync(() => (repair.at = Date.now()))),
           ),

@@ -8,6 +8,7 @@
  */
 import type { PermissionViolationError } from "@nats-io/transport-node"
 import { type Operation, untroubled } from "./Broker.ts"
+import { streamName } from "./provision.ts"
 
 /** Everything but an acknowledgement is tried again within seven seconds; that one comes with the redelivery. */
 const countsMillis = { acknowledge: 60_000, other: 15_000 }
@@ -27,12 +28,16 @@ export interface PublishedTopics {
   readonly responseTopic: string
   readonly deadTopic: string
   readonly parkedTopic: string
+  readonly reserveTopic: string
 }
 
 const operationOf = (
   { operation, subject }: PermissionViolationError,
-  { deadTopic, parkedTopic, responseTopic }: PublishedTopics,
+  { deadTopic, parkedTopic, reserveTopic, responseTopic }: PublishedTopics,
 ): Operation => {
+  // Without it a full store is found out later, and what the account may store is learnt when it is.
+  const isReserve = subject.startsWith(`${reserveTopic}.`) || subject.endsWith(`.${streamName(reserveTopic)}`)
+  if (isReserve || subject.endsWith("$JS.API.INFO")) return "reserve"
   if (operation === "subscription") return "receive"
   if (subject.startsWith("$JS.ACK.")) return "acknowledge"
   // With a domain there is more between the two.
@@ -55,8 +60,8 @@ export class Violations {
   note(error: PermissionViolationError, now: number): Violation | undefined {
     const operation = operationOf(error, this.#topics)
     this.counts[operation]++
-    // Subjects without number: each message's own acknowledgement, inboxes, and what requests name as their `reply_to`.
-    const several = operation === "acknowledge" || operation === "receive" || operation === "copy"
+    // Subjects without number, or of no account one by one: each message's own acknowledgement, inboxes, and what requests name as their `reply_to`.
+    const several = ["acknowledge", "receive", "copy", "reserve"].includes(operation)
     const key = several ? operation : error.subject
     const known = this.#remembered.get(key)
     if (known !== undefined && this.#counts(known, now)) {

@@ -4,7 +4,8 @@ import { Effect } from "effect"
 import type { BrokerState, BrokerUnavailable, ConsumerState } from "./Broker.ts"
 import type { IntakeCounts } from "./deliveries.ts"
 import { isNotFound } from "./jetStreamErrors.ts"
-import { attempt, consumerName, consumerProblem, findConsumer, streamSpecs, type Topics } from "./provision.ts"
+import { consumerProblem } from "./consumerRules.ts"
+import { attempt, consumerName, findConsumer, streamSubjects, type Topics } from "./provision.ts"
 
 /** The stream that captures a subject, whatever it is called. By its name alone: all streams of a cluster are asked for more. */
 const findStream = (jsm: JetStreamManager, subject: string) =>
@@ -41,8 +42,8 @@ export const brokerState = (
   counts: { readonly logs: IntakeCounts; readonly query: IntakeCounts },
 ): Effect.Effect<BrokerState, BrokerUnavailable> =>
   Effect.gen(function* () {
-    const { dead, parked, response } = streamSpecs(topics)
-    const subjects = [response, dead, parked].map((spec) => spec.subjects[0]!)
+    const { dead, parked, response } = streamSubjects(topics)
+    const subjects = [response, dead, parked].map(([subject]) => subject!)
     const [appends, queries, ...streams] = yield* Effect.all(
       [
         lookAtConsumer(jsm, topics.logsTopic, counts.logs),

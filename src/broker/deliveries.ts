@@ -21,6 +21,7 @@ import { Inbox } from "./Inbox.ts"
 import type { Incoming } from "./Incoming.ts"
 import { NatsDelivery } from "./NatsDelivery.ts"
 import type { StreamLives } from "./StreamLife.ts"
+import type { Volume } from "./Volume.ts"
 
 /** Bytes that one request may bring; it must take the largest message at least. */
 const requestBytes = 8 * 1024 * 1024
@@ -52,6 +53,7 @@ export interface IntakeCounts {
 
 export interface Options {
   readonly counts: IntakeCounts
+  readonly volume: Volume
   readonly connection: NatsConnection
   readonly incoming: Incoming
   /** Shared by all consumers of the stream. */
@@ -123,6 +125,7 @@ class Intake {
       if (!isNonEmpty(taken)) return
       this.#options.counts.buffered -= taken.length
       this.#options.counts.taken += taken.length
+      this.#options.volume.add(taken.length, this.#bufferBytes)
       this.#buffer = []
       this.#bufferBytes = 0
       this.#deliver = undefined

@@ -1,10 +1,46 @@
 /** Keeps the streams small, and sees to it that no consumer is ahead of its stream. */
 import type { ConsumerInfo, JetStreamManager, StreamInfo } from "@nats-io/jetstream"
 import { Effect } from "effect"
-import { attempt, consumerName, isParkedConsumer, listConsumers, type Provisioned } from "./provision.ts"
+import type { BrokerUnavailable } from "./Broker.ts"
+import { consumerProblem } from "./consumerRules.ts"
+import {
+  attempt,
+  BrokerMisconfigured,
+  consumerName,
+  findStream,
+  intakeConsumer,
+  isParkedConsumer,
+  listConsumers,
+  streamSubjects,
+  type Topics,
+} from "./provision.ts"
+import { type PurgedPart, type StreamPart, streamProblem } from "./streamRules.ts"
 
-/** Done messages kept below the ack floor: for a look back, and for a database that is restored a little older. */
-const purgeMargin = { logs: 10_000, query: 1_000, parked: 1_000 }
+/** Done messages that are kept below the ack floor: for a look back, and for a database that is restored a little older. */
+export interface Margin {
+  readonly messages: number
+  readonly bytes: number
+}
+
+/**
+ * The margin gives way before the broker's store is full: it is bounded in bytes too, and by a share of what the account may
+ * store where the server tells that.
+ */
+export const margin = (part: PurgedPart, maxStorage: number): Margin => ({
+  messages: part === "logs" ? 10_000 : 1_000,
+  bytes: Math.min(64 * 1024 ** 2, maxStorage > 0 ? maxStorage / 16 : Infinity),
+})
+
+export const noMargin: Margin = { messages: 0, bytes: 0 }
+
+/**
+ * How many messages the margin holds. The server tells neither the size of a message nor of a part of a stream, so it goes by
+ * a mean: of the whole stream, which is exact while there is no backlog, or, where that is larger, of what this worker took
+ * last, which is what the margin is made of. So the margin exceeds its bytes by what was taken since the upkeep before, and by
+ * itself once more where the messages became smaller in between.
+ */
+export const marginMessages = ({ bytes, messages }: Margin, { state }: StreamInfo, takenMean: number): number =>
+  Math.min(messages, Math.floor(bytes / Math.max(1, takenMean, state.bytes / Math.max(1, state.messages))))
 
 /**
  * A consumer that is ahead of its stream skips everything up to where it is, without a word. That happens when the stream
@@ -31,21 +67,29 @@ export const resetAhead = Effect.fnUntraced(function* (jsm: JetStreamManager, na
   return yield* resetIfAhead(jsm, stream, consumer)
 })
 
-/** Purges what every worker is done with, but for the margin. */
-export const maintain = Effect.fnUntraced(function* (
+/** A stream, and the number of the message up to which all is done in it: 0 where that is not known. */
+interface Done {
+  readonly stream: StreamInfo
+  readonly upTo: number
+}
+
+type Looked = Effect.fn.Return<Done, BrokerUnavailable | BrokerMisconfigured>
+
+const doneOfIntake = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
-  streams: Record<keyof Provisioned, string>,
-) {
-  for (const part of ["logs", "query"] as const) {
-    const name = streams[part]
-    const consumer = yield* attempt("consumer info", () => jsm.consumers.info(name, consumerName))
-    // Asked for after the consumer, so that the stream can only be further.
-    const stream = yield* attempt("stream info", () => jsm.streams.info(name))
-    if (yield* resetIfAhead(jsm, stream, consumer)) continue
-    const seq = consumer.ack_floor.stream_seq - purgeMargin[part]
-    if (seq > stream.state.first_seq) yield* attempt("purge", () => jsm.streams.purge(name, { seq }))
+  topics: Topics,
+  part: "logs" | "query",
+  name: string,
+): Looked {
+  const consumer = yield* attempt("consumer info", () => jsm.consumers.info(name, consumerName))
+  // Asked for after the consumer, so that the stream can only be further.
+  const stream = yield* attempt("stream info", () => jsm.streams.info(name))
+  const problem = consumerProblem(consumer.config, intakeConsumer(part, topics).filter)
+  if (problem !== undefined) {
+    return yield* new BrokerMisconfigured({ stream: name, problem: `consumer ${consumerName}: ${problem}` })
   }
-  yield* maintainParked(jsm, streams.parked)
+  const isReset = yield* resetIfAhead(jsm, stream, consumer)
+  return { stream, upTo: isReset ? 0 : consumer.ack_floor.stream_seq }
 })
 
 /**
@@ -53,20 +97,64 @@ export const maintain = Effect.fnUntraced(function* (
  * not done, and never by subject: a purge with a filter makes nats-server 2.9 drop everything from the consumer of that
  * subject that is delivered and not acknowledged, as if it were done. So one shard that is lost holds up the purge of all.
  */
-const maintainParked = Effect.fnUntraced(function* (jsm: JetStreamManager, name: string) {
+const doneOfParked = Effect.fnUntraced(function* (jsm: JetStreamManager, name: string): Looked {
   const consumers = (yield* listConsumers(jsm, name)).filter((consumer) => isParkedConsumer(consumer.name))
   const stream = yield* attempt("stream info", () => jsm.streams.info(name, { subjects_filter: ">" }))
   const filters = new Set(consumers.map((consumer) => consumer.config.filter_subject))
   // A consumer that is lost has yet to be made again; nobody knows what it has not done.
-  if (Object.keys(stream.state.subjects ?? {}).some((subject) => !filters.has(subject))) return
-  let done = stream.state.last_seq
+  if (Object.keys(stream.state.subjects ?? {}).some((subject) => !filters.has(subject))) return { stream, upTo: 0 }
+  let upTo = stream.state.last_seq
   for (const consumer of consumers) {
-    if (yield* resetIfAhead(jsm, stream, consumer)) return
+    if (yield* resetIfAhead(jsm, stream, consumer)) return { stream, upTo: 0 }
     // The client's type knows only requests for the last message of a subject, not for the next.
     const query = { seq: consumer.ack_floor.stream_seq + 1, next_by_subj: consumer.config.filter_subject ?? ">" }
     const open = yield* attempt("next message", () => jsm.streams.getMessage(name, query))
-    if (open !== null) done = Math.min(done, open.seq - 1)
+    if (open !== null) upTo = Math.min(upTo, open.seq - 1)
   }
-  const seq = done - purgeMargin.parked
-  if (seq > stream.state.first_seq) yield* attempt("purge", () => jsm.streams.purge(name, { seq }))
+  return { stream, upTo }
+})
+
+const checked = (
+  part: StreamPart,
+  { config }: StreamInfo,
+  topics: Topics,
+): Effect.Effect<void, BrokerMisconfigured> => {
+  const problem = streamProblem(part, config, streamSubjects(topics))
+  return problem === undefined ? Effect.void : Effect.fail(new BrokerMisconfigured({ stream: config.name, problem }))
+}
+
+/** Fails where a stream is no longer what it has to be: its owner may change it at any time. */
+export const ensureRules = Effect.fnUntraced(function* (jsm: JetStreamManager, topics: Topics, part: StreamPart) {
+  const found = yield* findStream(jsm, streamSubjects(topics)[part][0]!)
+  if (found !== undefined) yield* checked(part, found, topics)
+})
+
+/**
+ * Fails where a stream can't be written any more, although its server answers: one that met a full disk refuses from then on
+ * to purge even what is gone already. nats-server 2.9 would read a block of messages for that, and hangs anyway.
+ */
+export const ensureWritable = Effect.fnUntraced(function* (jsm: JetStreamManager, name: string) {
+  const { first_seq: seq } = (yield* attempt("stream info", () => jsm.streams.info(name))).state
+  // A purge up to 1 would be one of everything.
+  if (seq >= 2) yield* attempt("purge", () => jsm.streams.purge(name, { seq }))
+})
+
+/**
+ * Purges what every worker is done with, but for the margin and the last one: a stream that was emptied may lose its count
+ * with the next crash of the server. Gives how many messages went. Nothing is purged from a stream that its owner has changed
+ * so that it is no longer ours alone.
+ */
+export const purgeDone = Effect.fnUntraced(function* (
+  jsm: JetStreamManager,
+  topics: Topics,
+  part: PurgedPart,
+  name: string,
+  kept: Margin,
+  takenMean: number,
+): Effect.fn.Return<number, BrokerUnavailable | BrokerMisconfigured> {
+  const { stream, upTo } = yield* part === "parked" ? doneOfParked(jsm, name) : doneOfIntake(jsm, topics, part, name)
+  yield* checked(part, stream, topics)
+  const seq = upTo - marginMessages(kept, stream, takenMean)
+  if (seq <= stream.state.first_seq) return 0
+  return (yield* attempt("purge", () => jsm.streams.purge(name, { seq }))).purged
 })

@@ -17,9 +17,11 @@ import {
 } from "@nats-io/jetstream"
 import { Effect, Result, Schema } from "effect"
 import { BrokerUnavailable, type ParkedKind } from "./Broker.ts"
-import { ackPendingLimit, isNameInUse, isNotFound } from "./jetStreamErrors.ts"
-import type { FoundStream } from "./StreamLife.ts"
+import { ackWaitMillis, consumerProblem, type ConsumerSpec } from "./consumerRules.ts"
+import { ackPendingLimit, isNameInUse, isNotFound, lacksRoom } from "./jetStreamErrors.ts"
 import { parkedSubject, parkedTopic, retrySubject, shardToken } from "./setAside.ts"
+import type { FoundStream } from "./StreamLife.ts"
+import { type StreamPart, streamParts, streamProblem, streamRemarks, type StreamSubjects } from "./streamRules.ts"
 
 /** A stream that exists can't serve; only its owner can decide what to do. */
 export class BrokerMisconfigured extends Schema.TaggedError<BrokerMisconfigured>()("BrokerMisconfigured", {
@@ -37,16 +39,6 @@ export interface Topics {
   readonly responseTopic: string
   readonly deadTopic: string
   readonly replicas: number
-}
-
-/** A durable pull consumer that all workers share. */
-export interface ConsumerSpec {
-  /** The stream that it is on. */
-  readonly part: keyof Provisioned
-  readonly name: string
-  readonly filter: string
-  /** Deliveries that may be under way or handed back at the same time, over all workers. */
-  readonly ackPendingMax: number
 }
 
 /** The consumer of an intake stream. */
@@ -73,40 +65,102 @@ export const retryConsumer = ({ logsTopic }: Topics): ConsumerSpec => ({
   ackPendingMax,
 })
 
-/** Delivered again after this long without ack, nak or `working`, in milliseconds. */
-export const ackWaitMillis = 30_000
-
 const ackPendingMax = 100_000
 
 /** Reads of a lost shard are handed back again and again while they are parked; so many are enough to see that it is back. */
 const parkedReadsPendingMax = 1_000
 
-/** What `provision` found or made. */
-export interface Provisioned {
-  readonly logs: FoundStream
-  readonly query: FoundStream
-  readonly parked: FoundStream
-}
+/** The streams that `provision` found or made. */
+export type Provisioned = Record<StreamPart, FoundStream>
 
 const nanos = (millis: number) => millis * 1_000_000
 
 export const attempt = <A>(operation: string, run: () => Promise<A>): Effect.Effect<A, BrokerUnavailable> =>
   Effect.tryPromise({ try: run, catch: (cause) => new BrokerUnavailable({ operation, cause }) })
 
-const streamName = (topic: string) => `objectlog_${topic.replaceAll(".", "_")}`
+export const streamName = (topic: string) => `objectlog_${topic.replaceAll(".", "_")}`
 
-/** A stream as it is made where it is missing. */
-export type StreamSpec = Partial<StreamConfig> & { name: string; subjects: Array<string> }
+/** What each stream captures. */
+export const streamSubjects = ({ deadTopic, logsTopic, queryTopic, responseTopic }: Topics): StreamSubjects => ({
+  logs: [logsTopic],
+  query: [queryTopic],
+  parked: [`${parkedTopic(logsTopic)}.>`],
+  response: [responseTopic, `${responseTopic}.>`],
+  dead: [`${deadTopic}.>`],
+})
 
-const intake = (topic: string, replicas: number): StreamSpec => ({
-  name: streamName(topic),
-  subjects: [topic],
-  storage: StorageType.File,
-  retention: RetentionPolicy.Limits,
-  num_replicas: replicas,
-  // The least that the server takes. Its window is per stream, not per object, and a retry that it swallows would get no
-  // event; the shards keep message ids for ever anyway.
-  duplicate_window: nanos(100),
+type NewStream = Partial<StreamConfig> & { readonly name: string; readonly subjects: Array<string> }
+
+/** What a stream is made as where there is none. */
+const newStream = (part: StreamPart, topics: Topics): NewStream => {
+  const { deadTopic, logsTopic, queryTopic, replicas, responseTopic } = topics
+  const topic = {
+    logs: logsTopic,
+    query: queryTopic,
+    parked: parkedTopic(logsTopic),
+    response: responseTopic,
+    dead: deadTopic,
+  }
+  const isIntake = part === "logs" || part === "query"
+  return {
+    name: streamName(topic[part]),
+    subjects: [...streamSubjects(topics)[part]],
+    storage: StorageType.File,
+    retention: RetentionPolicy.Limits,
+    num_replicas: replicas,
+    // Of the intakes the least that the server takes. Its window is per stream, not per object, and a retry that it swallows
+    // would get no event; the shards keep message ids for ever anyway.
+    duplicate_window: nanos(isIntake ? 100 : 120_000),
+    ...(part === "response" ? { discard: DiscardPolicy.Old, max_age: nanos(24 * 3_600_000) } : {}),
+  }
+}
+
+/**
+ * Bytes of events that are kept, at most. The server sets them aside when it makes the stream, and finds the stream again
+ * only while it has that much: so it is less where it has less.
+ */
+const eventsBytes = { most: 1024 ** 3, least: 32 * 1024 ** 2 }
+
+const mebibytes = (bytes: number) => `${bytes / 1024 ** 2} MiB`
+
+/** What to do about a stream that the server has no room for. */
+const advised =
+  ({ max_bytes, name }: NewStream) =>
+  (failure: BrokerUnavailable): BrokerUnavailable => {
+    if (!lacksRoom(failure)) return failure
+    const { cause, operation } = failure
+    const wanted = max_bytes === undefined ? "" : ` to set ${max_bytes} bytes aside`
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    const advice = "free disk space, or raise max_file_store or the account's max_storage"
+    return new BrokerUnavailable({
+      operation,
+      cause: new Error(`${name}: the server has no room${wanted} (${reason}); ${advice}`),
+    })
+  }
+
+const addStream = (jsm: JetStreamManager, config: NewStream): Effect.Effect<StreamInfo, BrokerUnavailable> =>
+  attempt("create stream", () => jsm.streams.add(config))
+
+/** The stream of the events, as large as the server allows. */
+const addResponse = Effect.fnUntraced(function* (
+  jsm: JetStreamManager,
+  config: NewStream,
+): Effect.fn.Return<StreamInfo, BrokerUnavailable> {
+  for (let size = eventsBytes.most; ; size /= 2) {
+    const sized = { ...config, max_bytes: size }
+    const made = yield* Effect.result(addStream(jsm, sized))
+    if (Result.isFailure(made)) {
+      if (size > eventsBytes.least && lacksRoom(made.failure)) continue
+      return yield* advised(sized)(made.failure)
+    }
+    if (size === eventsBytes.most) return made.success
+    // It is more than half of what the server has, which is there for requests in the first place.
+    const taken = Math.max(size / 2, eventsBytes.least)
+    yield* Effect.logWarning(
+      `stream ${config.name}: the server has no room to set ${mebibytes(eventsBytes.most)} aside, so the last ${mebibytes(taken)} of events are kept`,
+    )
+    return yield* attempt("update stream", () => jsm.streams.update(config.name, { max_bytes: taken }))
+  }
 })
 
 export const findStream = (
@@ -118,70 +172,48 @@ export const findStream = (
     return undefined
   })
 
-/** Whether every subject that `inner` matches is matched by `outer`. */
-export const covers = (outer: string, inner: string): boolean => {
-  const [out, inn] = [outer.split("."), inner.split(".")]
-  for (let i = 0; i < out.length; i++) {
-    if (out[i] === ">") return inn.length > i
-    if (inn[i] === undefined || inn[i] === ">") return false
-    if (out[i] !== "*" && out[i] !== inn[i]) return false
-  }
-  return out.length === inn.length
-}
-
-/** Why an existing stream can't serve, if it can't. */
-export const streamProblem = (config: StreamConfig, subject: string): string | undefined => {
-  // The server finds streams that overlap with a subject; one that captures a part of it stands in the way of ours.
-  if (!config.subjects.some((captured) => covers(captured, subject))) {
-    return `expected it to capture ${subject}, got ${config.subjects.join(", ")}`
-  }
-  if (config.sealed) return "is sealed, so nothing can be stored in it"
-  if (config.no_ack) return "has no_ack set, so publishing to it can't be confirmed"
-  if (config.retention !== RetentionPolicy.Limits) return `expected retention by limits, got ${config.retention}`
-  return undefined
-}
-
-/** The stream that captures the subject, made if there is none. */
+/** The stream of a part, made if there is none that captures its subject. */
 export const ensureStream = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
-  config: StreamSpec,
+  part: StreamPart,
+  topics: Topics,
 ): Effect.fn.Return<FoundStream, BrokerUnavailable | BrokerMisconfigured> {
-  const subject = config.subjects[0]!
+  const wanted = newStream(part, topics)
+  const subject = wanted.subjects[0]!
   let found = yield* findStream(jsm, subject)
   if (found === undefined) {
-    const created = yield* Effect.result(attempt("create stream", () => jsm.streams.add(config)))
-    if (Result.isSuccess(created)) return { name: config.name, created: created.success.created }
+    const create = part === "response" ? addResponse(jsm, wanted) : addStream(jsm, wanted)
+    const created = yield* Effect.result(Effect.mapError(create, advised(wanted)))
+    if (Result.isSuccess(created)) return { name: wanted.name, created: created.success.created }
     // Another worker may have been faster.
     found = yield* findStream(jsm, subject)
     if (found === undefined) {
       if (!isNameInUse(created.failure)) return yield* created.failure
       return yield* new BrokerMisconfigured({
-        stream: config.name,
+        stream: wanted.name,
         problem: `exists and does not capture ${subject}`,
       })
     }
   }
   const { name } = found.config
-  const problem = streamProblem(found.config, subject)
+  const problem = streamProblem(part, found.config, streamSubjects(topics))
   if (problem !== undefined) return yield* new BrokerMisconfigured({ stream: name, problem })
   return { name, created: found.created }
 })
 
-/** Why an existing consumer can't serve, if it can't: it would skip or drop requests. */
-export const consumerProblem = (config: ConsumerConfig, filter: string): string | undefined => {
-  const filters = config.filter_subjects ?? (config.filter_subject === undefined ? [] : [config.filter_subject])
-  if (config.deliver_subject !== undefined) return "expected a pull consumer, got a push consumer"
-  if (config.ack_policy !== AckPolicy.Explicit) return `expected explicit acknowledgement, got ${config.ack_policy}`
-  if (config.deliver_policy !== DeliverPolicy.All) {
-    return `expected delivery of all messages, got ${config.deliver_policy}, which skips some`
-  }
-  if ((config.max_deliver ?? -1) > 0) return `expected deliveries without limit, got ${config.max_deliver} at most`
-  if (filters.length > 0 && (filters.length > 1 || filters[0] !== filter)) {
-    return `expected the filter ${filter}, got ${filters.join(", ")}`
-  }
-  if (config.headers_only === true) return "expected whole messages, got headers_only"
-  return undefined
-}
+/** Says what an operator should know of streams that were made by somebody else. */
+export const remarkOnStreams = (jsm: JetStreamManager, topics: Topics): Effect.Effect<void> =>
+  Effect.forEach(
+    streamParts,
+    Effect.fnUntraced(function* (part) {
+      const found = yield* findStream(jsm, streamSubjects(topics)[part][0]!)
+      if (found === undefined) return
+      for (const remark of streamRemarks(part, found.config, topics.replicas)) {
+        yield* Effect.logWarning(`stream ${found.config.name}: ${remark}`)
+      }
+    }),
+    { discard: true },
+  ).pipe(Effect.catch((error) => Effect.logDebug(error.message)))
 
 /** The consumer, where there is one. */
 export const findConsumer = (jsm: JetStreamManager, stream: string, name: string) =>
@@ -231,55 +263,21 @@ export const ensureConsumer = Effect.fnUntraced(function* (
   return yield* new BrokerMisconfigured({ stream, problem: `consumer ${name}: ${problem}` })
 })
 
-/** The streams that a worker uses. */
-export const streamSpecs = ({ deadTopic, logsTopic, queryTopic, replicas, responseTopic }: Topics) => ({
-  logs: intake(logsTopic, replicas),
-  query: intake(queryTopic, replicas),
-  response: {
-    name: streamName(responseTopic),
-    subjects: [responseTopic, `${responseTopic}.>`],
-    storage: StorageType.File,
-    retention: RetentionPolicy.Limits,
-    num_replicas: replicas,
-    discard: DiscardPolicy.Old,
-    max_age: nanos(24 * 3_600_000),
-    max_bytes: 1024 ** 3,
-    duplicate_window: nanos(120_000),
-  },
-  dead: {
-    name: streamName(deadTopic),
-    subjects: [`${deadTopic}.>`],
-    storage: StorageType.File,
-    retention: RetentionPolicy.Limits,
-    num_replicas: replicas,
-    duplicate_window: nanos(120_000),
-  },
-  parked: {
-    name: streamName(parkedTopic(logsTopic)),
-    subjects: [`${parkedTopic(logsTopic)}.>`],
-    storage: StorageType.File,
-    retention: RetentionPolicy.Limits,
-    num_replicas: replicas,
-    duplicate_window: nanos(120_000),
-  },
-})
-
-export type StreamPart = keyof ReturnType<typeof streamSpecs>
-
 /** Finds or creates everything that a worker needs. */
 export const provision = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
   topics: Topics,
 ): Effect.fn.Return<Provisioned, BrokerUnavailable | BrokerMisconfigured> {
-  const specs = streamSpecs(topics)
-  const logs = yield* ensureStream(jsm, specs.logs)
-  const query = yield* ensureStream(jsm, specs.query)
-  yield* ensureStream(jsm, specs.response)
-  yield* ensureStream(jsm, specs.dead)
-  const parked = yield* ensureStream(jsm, specs.parked)
-  yield* ensureConsumer(jsm, logs.name, intakeConsumer("logs", topics))
-  yield* ensureConsumer(jsm, query.name, intakeConsumer("query", topics))
-  return { logs, query, parked }
+  const found = {
+    logs: yield* ensureStream(jsm, "logs", topics),
+    query: yield* ensureStream(jsm, "query", topics),
+    response: yield* ensureStream(jsm, "response", topics),
+    dead: yield* ensureStream(jsm, "dead", topics),
+    parked: yield* ensureStream(jsm, "parked", topics),
+  }
+  yield* ensureConsumer(jsm, found.logs.name, intakeConsumer("logs", topics))
+  yield* ensureConsumer(jsm, found.query.name, intakeConsumer("query", topics))
+  return found
 })
 
 /** All consumers of a stream. The server tells of them in pages of 256, and the parked stream has two for each shard. */

@@ -12,6 +12,7 @@ import { blockText, type HeaderBlock, idBlock } from "./headers.ts"
 import { Inbox } from "./Inbox.ts"
 import type { Incoming, Receive } from "./Incoming.ts"
 import type { Outgoing } from "./Outgoing.ts"
+import { fullStoreIn, Unconfirmed } from "./jetStreamErrors.ts"
 import { Window } from "./Window.ts"
 
 /** A message for a stream, which confirms it. */
@@ -68,7 +69,9 @@ export type PublishAll = <A>(
   size: (item: A) => number,
 ) => Effect.Effect<void, BrokerUnavailable>
 
-const failed = (reason: string) => new BrokerUnavailable({ operation: "publish", cause: new Error(reason) })
+const unconfirmed = "not confirmed in time"
+
+const failed = (cause: unknown) => new BrokerUnavailable({ operation: "publish", cause })
 
 const send = (outgoing: Outgoing, { copy, headers, payload, subject }: Message, reply: string): void => {
   if (copy !== undefined) outgoing.publish(copy.subject, undefined, copy.headers, payload)
@@ -166,11 +169,11 @@ export const makePublisher = Effect.fnUntraced(function* (
         failure: undefined,
         done: () => {
           finish()
-          resume(Effect.succeed(slice.failure ?? (slice.unanswered === 0 ? undefined : "not confirmed in time")))
+          resume(Effect.succeed(slice.failure ?? (slice.unanswered === 0 ? undefined : unconfirmed)))
         },
         refuse: (reason) => {
           finish()
-          resume(Effect.fail(failed(reason)))
+          resume(Effect.fail(failed(new Error(reason))))
         },
       }
       const timer = setTimeout(slice.done, ackTimeoutMillis)
@@ -184,7 +187,7 @@ export const makePublisher = Effect.fnUntraced(function* (
         }
       } catch (cause) {
         finish()
-        return resume(Effect.fail(new BrokerUnavailable({ operation: "publish", cause })))
+        return resume(Effect.fail(failed(cause)))
       }
       return Effect.sync(finish)
     })
@@ -193,7 +196,13 @@ export const makePublisher = Effect.fnUntraced(function* (
     for (let i = 1; ; i++) {
       const failure = yield* sendOnce(slice, toMessage)
       if (failure === undefined) return
-      if (i === attempts) return yield* failed(`${slice.length} messages: ${failure}`)
+      // Waiting makes no room.
+      const full = fullStoreIn(failure)
+      if (full !== undefined) return yield* failed(full)
+      if (i === attempts) {
+        const text = `${slice.length} messages: ${failure}`
+        return yield* failed(failure === unconfirmed ? new Unconfirmed(text) : new Error(text))
+      }
       yield* Effect.sleep(pauseMillis * 2 ** (i - 1))
     }
   })

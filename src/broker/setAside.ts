@@ -29,6 +29,9 @@ export interface OriginalRequest extends Origin {
 
 export const parkedTopic = (logsTopic: string): string => `${logsTopic}_parked`
 
+/** Below it lies nothing but bytes: room in the broker that can be given up. */
+export const reserveTopic = (logsTopic: string): string => `${logsTopic}_reserve`
+
 /** Longest name that becomes a token as it is; longer ones are hashed, since the server makes a file name of it. */
 const tokenMax = 128
 

@@ -2,7 +2,10 @@
 import { Effect, FileSystem, Layer, Path, Redacted } from "effect"
 import { Command } from "effect/cli"
 import { settings as readSettings, type Settings } from "../Config.ts"
-import { unusable } from "../embedded/dataFolder.ts"
+import { Broker } from "../broker/Broker.ts"
+import { ownFolder, unusable } from "../embedded/dataFolder.ts"
+import { freeBytes } from "../embedded/disk.ts"
+import { awaitRoom, fullDiskIn, recoverFromFullDisk } from "../embedded/fullDisk.ts"
 import { NatsServer } from "../embedded/NatsServer.ts"
 import { PostgresServers } from "../embedded/PostgresServers.ts"
 import { writePrivate } from "../embedded/privateFile.ts"
@@ -30,9 +33,10 @@ const hints = [
 const embeddedNats = Effect.fnUntraced(function* (dataDir: string) {
   const path = yield* Path.Path
   const context = yield* Layer.build(NatsServer.layer({ dataDir: path.join(dataDir, "nats"), port: natsPort }))
-  const { control, port, url } = yield* Effect.provideContext(NatsServer, context)
+  const { control, logFile, port, url } = yield* Effect.provideContext(NatsServer, context)
   yield* announce(`nats-server   ${url}${port === natsPort ? "" : `   (port ${natsPort} was taken)`}`)
-  return { nats: Redacted.make(url), lost: [control.lost] }
+  const metFullDisk = fullDiskIn(logFile, control.pid)
+  return { nats: Redacted.make(url), embedded: { control, metFullDisk }, lost: [control.lost] }
 })
 
 const embeddedShards = Effect.fnUntraced(function* (dataDir: string) {
@@ -53,15 +57,19 @@ const start = Effect.fnUntraced(function* (settings: Settings) {
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
   const dataDir = path.resolve(settings.dataDir)
+  yield* ownFolder(dataDir)
+  if (settings.natsUrl === undefined) yield* awaitRoom("nats-server", freeBytes(dataDir))
   yield* Effect.catchTag(claimFolder(dataDir, "objectlog"), "PlatformError", unusable(dataDir))
   const [broker, databases] = yield* Effect.all(
     [
-      settings.natsUrl === undefined ? embeddedNats(dataDir) : Effect.succeed({ nats: settings.natsUrl, lost: [] }),
+      settings.natsUrl === undefined
+        ? embeddedNats(dataDir)
+        : Effect.succeed({ nats: settings.natsUrl, embedded: undefined, lost: [] }),
       settings.shards === undefined ? embeddedShards(dataDir) : Effect.succeed({ shards: settings.shards, lost: [] }),
     ],
     { concurrency: 2 },
   )
-  const { nats } = broker
+  const { embedded, nats } = broker
   const { shards } = databases
   // A worker whose own server is gone for good would wait for it for ever.
   const anyLost = Effect.raceAllFirst([Effect.never, ...broker.lost, ...databases.lost]).pipe(
@@ -74,6 +82,12 @@ const start = Effect.fnUntraced(function* (settings: Settings) {
     Effect.fnUntraced(function* (metrics) {
       if (settings.natsUrl === undefined) {
         yield* writePrivate(running, JSON.stringify({ nats: Redacted.value(nats), pid: process.pid }))
+      }
+      if (embedded !== undefined) {
+        const { connection } = yield* Broker
+        const { control, metFullDisk } = embedded
+        const isSilent = Effect.map(metFullDisk, (hasMet) => hasMet || connection().isSilent)
+        yield* Effect.forkScoped(recoverFromFullDisk({ isSilent, free: freeBytes(dataDir), restart: control.restart }))
       }
       yield* announce(`worker        ready; http://${metrics}/readyz   data in ${settings.dataDir}`)
       yield* Effect.forEach(hints, announce)

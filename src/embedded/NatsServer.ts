@@ -7,6 +7,7 @@ import { Context, Effect, Exit, FileSystem, Layer, Path, Redacted, Scope } from 
 import { randomUUID } from "node:crypto"
 import { connectionOptions } from "../broker/connectionOptions.ts"
 import { unusable } from "./dataFolder.ts"
+import { storeLimitOf } from "./disk.ts"
 import { freePort } from "./freePort.ts"
 import { findNatsServer } from "./natsBinary.ts"
 import { ownPassword, writePrivate } from "./privateFile.ts"
@@ -20,6 +21,8 @@ export interface NatsServerOptions {
   readonly port: number
   /** Fail when the port is in use, rather than take the next one. Default: false. */
   readonly portIsFixed?: boolean
+  /** Bytes that JetStream may store in files. Default: what `storeLimitOf` finds. */
+  readonly maxFileStore?: number
 }
 
 const host = "127.0.0.1"
@@ -33,11 +36,12 @@ const configuration = (options: {
   readonly dataDir: string
   readonly name: string
   readonly password: Redacted.Redacted
+  readonly maxFileStore: number | undefined
 }) => `# Written by objectlog at every start.
 server_name: ${JSON.stringify(options.name)}
 listen: "${host}:${options.port}"
 authorization { user: ${user}, password: ${JSON.stringify(Redacted.value(options.password))} }
-jetstream { store_dir: ${JSON.stringify(options.dataDir)} }
+jetstream { store_dir: ${JSON.stringify(options.dataDir)}${options.maxFileStore === undefined ? "" : `, max_file_store: ${options.maxFileStore}`} }
 pid_file: ${JSON.stringify(`${options.dataDir}/nats-server.pid`)}
 `
 
@@ -68,15 +72,17 @@ const make = Effect.fnUntraced(function* (options: NatsServerOptions) {
   )
   if (/^[1-9]\d*\s*$/.test(leftover)) yield* reapLeftover(Number(leftover), ["nats-server", config], "SIGTERM")
 
+  const logFile = path.join(dataDir, "nats-server.log")
+  const maxFileStore = options.maxFileStore ?? (yield* storeLimitOf(dataDir))
   const startAt = Effect.fnUntraced(function* (port: number) {
     const url = `nats://${user}:${Redacted.value(password)}@${host}:${port}`
     const name = `objectlog-${randomUUID()}`
-    yield* writePrivate(config, configuration({ port, dataDir, name, password }))
+    yield* writePrivate(config, configuration({ port, dataDir, name, password, maxFileStore }))
     const control = yield* startServer({
       name: "nats-server",
       command,
       args: ["-c", config],
-      logFile: path.join(dataDir, "nats-server.log"),
+      logFile,
       account: undefined,
       stopSignal: "SIGTERM",
       ready: () => answers(url, name),
@@ -88,6 +94,7 @@ const make = Effect.fnUntraced(function* (options: NatsServerOptions) {
         return control.pid()
       },
       control,
+      logFile,
     })
   })
 
@@ -119,6 +126,8 @@ export class NatsServer extends Context.Service<
     readonly pid: number
     /** Stops it with any signal, and starts it again on the same port and data. If it ends by itself it is started again. */
     readonly control: ServerControl
+    /** Its own lines begin with the process id. */
+    readonly logFile: string
   }
 >()("objectlog/embedded/NatsServer") {
   static readonly layer = (options: NatsServerOptions) =>

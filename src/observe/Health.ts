@@ -94,6 +94,7 @@ const make = (): Health["Service"] => {
         const { broker } = serving.observed
         return typeof broker === "string" ? Number.NaN : (broker[consumerOf[subject]]?.[field] ?? Number.NaN)
       }
+      yield* metrics.gauge("broker_storing", {}, () => Number(connection().isStoring))
       for (const subject of subjects) {
         yield* metrics.gauge("consumer_pending", { subject }, read(subject, "pending"))
         yield* metrics.gauge("consumer_ack_pending", { subject }, read(subject, "ackPending"))
@@ -130,7 +131,7 @@ const makeLook = (watchdog: Watchdog) => {
       [Effect.exit(Effect.timeout(broker.state, askMillis)), pool.health, brokerFailures(metrics)],
       { concurrency: "unbounded" },
     )
-    const { attempts, connected, violations } = broker.connection()
+    const { attempts, connected, isStoring, violations } = broker.connection()
     const observed: Observation = {
       broker: Exit.isSuccess(answer) ? answer.value : whyNone(answer.cause),
       shards,
@@ -148,7 +149,7 @@ const makeLook = (watchdog: Watchdog) => {
     if (Exit.isSuccess(answer)) sights.push(...intakes(answer.value, parts, failures))
     // Who does not even try to connect again waits for nothing.
     sights.push({ name: "connection to the broker", held: connected ? 0 : 1, moves: attempts, excusable: false })
-    const away = !connected || Exit.isFailure(answer) || answer.value.problems.length > 0
+    const away = !connected || !isStoring || Exit.isFailure(answer) || answer.value.problems.length > 0
     const now = yield* nowMillis
     watchdog.look(sights, now, now + everyMillis + askMillis, away)
     return observed

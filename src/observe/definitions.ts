@@ -146,6 +146,10 @@ export const gauges = {
     help: "1 if the shard could be appended to and read from when it was last asked, at most a few seconds ago.",
     labels: { shard: perShard },
   },
+  broker_storing: {
+    help: "1 while the broker stores what the worker sends, 0 while it has no room or confirms nothing although it is connected.",
+    labels: {},
+  },
   consumer_pending: {
     help: "Requests in the broker that were not delivered yet. NaN while the broker can't be asked.",
     labels: { subject: subjects },

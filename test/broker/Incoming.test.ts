@@ -142,6 +142,8 @@ layer(TestNats.layer, { excludeTestServices: true })("Incoming", (it) => {
         for await (const status of connection!.status()) if (status.type === "reconnect") return
       })
       yield* Effect.all([reconnected, Effect.promise(() => connection!.reconnect())], { concurrency: 2 })
+      // Only then has the server the subscription again.
+      yield* Effect.promise(() => connection!.flush())
       yield* send("2")
       incoming.forget(subscription)
       yield* send("3")

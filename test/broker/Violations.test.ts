@@ -3,7 +3,12 @@ import { PermissionViolationError } from "@nats-io/transport-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Violations } from "../../src/broker/Violations.ts"
 
-const topics = { responseTopic: "response", deadTopic: "dead", parkedTopic: "logs_parked" }
+const topics = {
+  responseTopic: "response",
+  deadTopic: "dead",
+  parkedTopic: "logs_parked",
+  reserveTopic: "logs_reserve",
+}
 const publishing = (subject: string) => new PermissionViolationError(`no ${subject}`, "publish", subject)
 
 describe("Violations", () => {
@@ -19,6 +24,9 @@ describe("Violations", () => {
       publishing("_INBOX.a"),
       publishing("dead.logs"),
       publishing("logs_parked.appends.a"),
+      publishing("logs_reserve.probe"),
+      publishing("$JS.API.STREAM.CREATE.objectlog_logs_reserve"),
+      publishing("$JS.API.INFO"),
       new PermissionViolationError("no", "subscription", "_INBOX.a.*"),
     ].map((error) => violations.note(error, 0)?.operation)
     assert.deepStrictEqual(operations, [
@@ -31,6 +39,9 @@ describe("Violations", () => {
       undefined,
       "dead letter",
       "park",
+      "reserve",
+      undefined,
+      undefined,
       "receive",
     ])
     assert.deepInclude(violations.counts, { pull: 2, copy: 2, acknowledge: 1, event: 1 })

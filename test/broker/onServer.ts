@@ -5,28 +5,28 @@ import { Effect, Layer, Logger, Queue, Schedule, Stream } from "effect"
 import { Broker, type Delivery } from "../../src/broker/Broker.ts"
 import { connectionOptions } from "../../src/broker/connectionOptions.ts"
 import { NatsLive } from "../../src/broker/NatsLive.ts"
+import type { Topics } from "../../src/broker/provision.ts"
 import { ConfiguredNats } from "../embedded/ConfiguredNats.ts"
 
-export const live = (url: string) =>
-  NatsLive({
-    servers: url,
-    logsTopic: "logs",
-    queryTopic: "query",
-    responseTopic: "response",
-    deadTopic: "dead",
-    replicas: 1,
-    connectionName: "test",
-  })
+export const topics: Topics = {
+  logsTopic: "logs",
+  queryTopic: "query",
+  responseTopic: "response",
+  deadTopic: "dead",
+  replicas: 1,
+}
+
+export const live = (url: string) => NatsLive({ ...topics, servers: url, connectionName: "test" })
 
 /** Keeps what is logged. */
 export const logInto = (logged: Array<string>) =>
   Logger.layer([Logger.make(({ message }) => void logged.push(String(message)))])
 
 /** Asks again until it is so. */
-export const until = <R>(what: string, holds: Effect.Effect<boolean, never, R>) =>
+export const until = <R>(what: string, holds: Effect.Effect<boolean, never, R>, seconds = 25) =>
   holds.pipe(
     Effect.repeat({ until: (is) => is, schedule: Schedule.spaced("20 millis") }),
-    Effect.timeoutOrElse({ duration: "25 seconds", orElse: () => Effect.die(new Error(`expected: ${what}`)) }),
+    Effect.timeoutOrElse({ duration: seconds * 1_000, orElse: () => Effect.die(new Error(`expected: ${what}`)) }),
   )
 
 export interface World {

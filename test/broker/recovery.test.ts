@@ -3,11 +3,11 @@ import { AckPolicy, DeliverPolicy, jetstream, type JetStreamManager, RetentionPo
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Queue, Stream } from "effect"
 import { Broker, type Delivery } from "../../src/broker/Broker.ts"
-import { maintain } from "../../src/broker/maintain.ts"
+import { margin, purgeDone } from "../../src/broker/maintain.ts"
 import { replay } from "../../src/broker/replay.ts"
 import { readFloor } from "../../src/load/BrokerView.ts"
 import { ConfiguredNats } from "../embedded/ConfiguredNats.ts"
-import { until, withBroker } from "./onServer.ts"
+import { topics, until, withBroker } from "./onServer.ts"
 
 const parkedStream = "objectlog_logs_parked"
 
@@ -141,9 +141,8 @@ describe("more consumers than a page lists", () => {
           for await (const message of messages) await message.ackAck()
         }
         yield* Effect.promise(() => work(shards[0]!, 1_490))
-        const streams = { logs: "objectlog_logs", query: "objectlog_query", parked: parkedStream }
         const firstSeq = Effect.promise(async () => (await jsm.streams.info(parkedStream)).state.first_seq)
-        yield* maintain(jsm, streams)
+        yield* purgeDone(jsm, topics, "parked", parkedStream, margin("parked", -1), 0)
         // Up to the first that the last shard has not done, but for the margin.
         assert.strictEqual(yield* firstSeq, 1_490 - 1_000)
         assert.isUndefined(yield* readFloor(connection, "logs"))

@@ -255,7 +255,8 @@ describe("objectlog start", () => {
         ["nats-server", "nats/nats-server.pid"],
         ["postgres shard-a", "shard-a/postmaster.pid"],
       ] as const) {
-        process.kill(Number(read(`${dataDir}/${file}`).split("\n")[0]), "SIGKILL")
+        const pidOf = () => Number(read(`${dataDir}/${file}`).split("\n")[0])
+        process.kill(pidOf(), "SIGKILL")
         yield* until(`${server} serves again`, () => service.err().includes(`${server}: serves again`))
         assert.include(service.err(), `${server}: ended by itself (SIGKILL)`)
         yield* appends(`after ${server}`)

@@ -2,7 +2,7 @@
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Effect, FileSystem, Layer } from "effect"
 import { execFileSync } from "node:child_process"
-import { NatsServer } from "../../src/embedded/NatsServer.ts"
+import { NatsServer, type NatsServerOptions } from "../../src/embedded/NatsServer.ts"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
 
 /** The first port that this process tries. Test files run side by side: each process looks for free ports in a range of its own. */
@@ -13,10 +13,15 @@ export const temporary = Effect.flatMap(FileSystem.FileSystem, (fs) =>
   Effect.tap(fs.makeTempDirectoryScoped({ prefix: "objectlog-test-" }), (folder) => fs.chmod(folder, 0o755)),
 )
 
-export const TestNats = {
-  layer: Layer.unwrap(Effect.map(temporary, (dataDir) => NatsServer.layer({ dataDir, port: basePort }))).pipe(
+const natsWith = (options: Partial<NatsServerOptions>) =>
+  Layer.unwrap(Effect.map(temporary, (dataDir) => NatsServer.layer({ dataDir, port: basePort, ...options }))).pipe(
     Layer.provide(NodeServices.layer),
-  ),
+  )
+
+export const TestNats = {
+  layer: natsWith({}),
+  /** One that may store so many bytes. */
+  small: (maxFileStore: number) => natsWith({ maxFileStore }),
 }
 
 const portOfPostgres = basePort + 10

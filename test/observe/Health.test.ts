@@ -149,6 +149,30 @@ describe("health", () => {
     }).pipe(Effect.scoped, Effect.provide(world((state) => (away ? undefined : state))), alone)
   })
 
+  it.effect("a broker that stores nothing makes it not ready, is counted, and is no reason to restart", () => {
+    let isStoring = false
+    const connection = (): ConnectionView => ({
+      ...untroubled,
+      isStoring,
+      troubles: isStoring ? [] : [{ text: "its store is full: insufficient resources", disabling: true }],
+    })
+    return Effect.gen(function* () {
+      const { reading } = yield* Metrics
+      yield* idle
+      yield* append(1)
+      yield* TestClock.adjust("10 minutes")
+      assert.deepInclude(yield* readiness, {
+        ready: false,
+        reasons: ["broker: its store is full: insufficient resources"],
+      })
+      assert.deepStrictEqual(yield* stuck, [])
+      assert.strictEqual(yield* reading("broker_storing", {}), 0)
+      isStoring = true
+      assert.deepInclude(yield* readiness, { ready: true, reasons: [] })
+      assert.strictEqual(yield* reading("broker_storing", {}), 1)
+    }).pipe(Effect.scoped, Effect.provide(world((state) => state, connection)), alone)
+  })
+
   it.effect("a missing consumer makes it not ready, and is no reason to restart", () =>
     Effect.gen(function* () {
       yield* idle
