@@ -4,14 +4,18 @@ import { BaseSequencer } from "vitest/node"
 /** Those that take longest, so that none of them is left for the end, alone; one that waits beside one that computes. */
 const first = [
   "chaos/chaos",
+  "embedded/fullDisk",
   "observe/worker",
-  "broker/NatsLive",
-  "embedded/start",
+  "broker/rights",
   "simulation/simulation",
+  "embedded/start",
+  "service/fullStore",
   "embedded/PostgresServers",
   "service/faults",
   "shard/ShardPoolLive",
   "service/parking",
+  "pipeline/slow",
+  "cli/process",
   "service/workers",
   "load/load",
   "service/traces",
@@ -42,7 +46,7 @@ export default defineConfig({
     sequence: { sequencer: LongestFirst },
     testTimeout: 60_000,
     hookTimeout: 60_000,
-    maxWorkers: 2,
+    maxWorkers: 3,
     // The simulation makes much that is short-lived: a third less time.
     execArgv: ["--max-semi-space-size=64"],
     projects: [

@@ -355,7 +355,8 @@ describe("Client", () => {
         Effect.flip,
       )
       // The request may have been sent before the server read its configuration.
-      const said = /^the connection to the server is lost; the server says: Authorization Violation(: the request may .*)?$/
+      const said =
+        /^the connection to the server is lost; the server says: Authorization Violation(: the request may .*)?$/
       assert.match(lost.message, said)
     }).pipe(Effect.scoped, Effect.provide(ConfiguredNats.layer)),
   )

@@ -100,8 +100,8 @@ export const makePlan = (seed: number) => {
         readers: 3,
         reads: 4,
         gapMillis: 2_000,
-        largest: 400_000,
-        maxPayload: 600_000,
+        largest: 150_000,
+        maxPayload: 200_000,
         activeMillis: 400_000,
       }
   }

@@ -131,7 +131,7 @@ export class SimulatedConsumer {
     held.state = "pending"
     held.deadline = this.#world.now() + ackWaitMillis
     this.#pending.add(held)
-    this.#sweepLater()
+    if (held.deadline < this.#sweepAt) this.#sweepLater()
   }
 
   #sweepLater(): void {

@@ -228,7 +228,7 @@ export const mutations: ReadonlyArray<Mutation> = [
   {
     ...statement("read without a snapshot", /and position <= \$\d+\s+order by/, "order by"),
     kind: "large entries",
-    from: 3_200,
+    from: 8_100,
   },
   shards("read from a stale state", staleCount),
   shards("entry skipped between pages", (real) => ({
