@@ -21,7 +21,7 @@ LABEL org.opencontainers.image.title="objectlog" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.base.name="docker.io/library/node:24-slim"
 # Within a container the loopback address reaches nobody: what may reach the port is the network's matter.
-ENV NODE_ENV=production METRICS_HOST=0.0.0.0
+ENV NODE_ENV=production METRICS_HOST=0.0.0.0 NODE_OPTIONS=--max-old-space-size=512
 WORKDIR /app
 COPY --from=dependencies /app/node_modules node_modules
 COPY package.json LICENSE ./
@@ -34,5 +34,5 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --start-interval=2s -
   CMD ["node", "-e", "require('node:http').get({ host: process.env.METRICS_HOST, port: process.env.METRICS_PORT || 2112, path: '/readyz', timeout: 4000 }, (answer) => process.exit(answer.statusCode === 200 ? 0 : 1)).on('timeout', () => process.exit(1)).on('error', () => process.exit(1))"]
 # No shell in between: the program is process 1, and SIGTERM reaches it.
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["node", "--max-semi-space-size=16", "--heap-growing-percent=120", "--max-old-space-size=512", "/app/src/objectlog.js"]
+ENTRYPOINT ["node", "--max-semi-space-size=16", "--heap-growing-percent=120", "/app/src/objectlog.js"]
 CMD ["worker"]

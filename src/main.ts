@@ -25,6 +25,7 @@ const wrongConfiguration = new Set([
   "ConfigInvalid",
   "DataFolderUnusable",
   "ForeignEntry",
+  "HeapTooSmall",
   "PlacementMismatch",
   "ShardUnsuitable",
   "BrokerMisconfigured",

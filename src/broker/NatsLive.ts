@@ -17,6 +17,7 @@ import type { ConsumerSpec } from "./consumerRules.ts"
 import { deadLetterMessages } from "./deadLetter.ts"
 import { deliveries } from "./deliveries.ts"
 import { Incoming } from "./Incoming.ts"
+import { appendsPull, intakeBytes, queriesPull, setAsidePart } from "./intakeLimits.ts"
 import { NatsDelivery } from "./NatsDelivery.ts"
 import { Outgoing } from "./Outgoing.ts"
 import {
@@ -42,11 +43,9 @@ export interface NatsSettings extends Topics {
   /** Comma-separated server list; may carry credentials, so it is never shown. */
   readonly servers: string
   readonly connectionName: string
+  /** How many shards there are: each has its part of the memory for what was set aside. Default: 1. */
+  readonly shards?: number
 }
-
-/** Messages asked for at a time: what two lanes take while more is on its way, and some batches of reads. */
-const appendsPull = 3_000
-const queriesPull = 512
 
 /** Waits until a server answers, saying so every few seconds. */
 const connected = Effect.fnUntraced(function* ({ connectionName, servers }: NatsSettings) {
@@ -164,8 +163,10 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
     query: { buffered: 0, taken: 0 },
     parked: { buffered: 0, taken: 0 },
   }
+  const setAsideBytes = setAsidePart(settings.shards ?? 1)
   const pull = (spec: ConsumerSpec, messages: number): Stream.Stream<Delivery> => {
     const stream = streams[spec.part]
+    const isSetAside = spec.part === "parked"
     const options = {
       counts: counts[spec.part],
       volume: storage.volumes[spec.part],
@@ -173,8 +174,9 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
       incoming,
       stream,
       consumer: spec.name,
-      isSetAside: spec.part === "parked",
+      isSetAside,
       pull: messages,
+      bytes: isSetAside ? setAsideBytes : intakeBytes,
       recover: (reason: string | undefined, failures: number) => recovery.consumer(spec, stream, reason, failures),
     }
     return deliveries(options, state)

@@ -19,12 +19,10 @@ import type { ConnectionState } from "./connection.ts"
 import { firstHeader } from "./headers.ts"
 import { Inbox } from "./Inbox.ts"
 import type { Incoming } from "./Incoming.ts"
+import { requestBytes } from "./intakeLimits.ts"
 import { NatsDelivery } from "./NatsDelivery.ts"
 import type { StreamLives } from "./StreamLife.ts"
 import type { Volume } from "./Volume.ts"
-
-/** Bytes that one request may bring; it must take the largest message at least. */
-const requestBytes = 8 * 1024 * 1024
 
 /** How long a request stays open, how often the broker gives a sign meanwhile, and what silence is too long. */
 const expiresMillis = 30_000
@@ -61,8 +59,12 @@ export interface Options {
   readonly consumer: string
   /** Whether its messages carry the stamp of an earlier stream. */
   readonly isSetAside: boolean
-  /** Messages that are asked for ahead. */
+  /**
+   * What one request may bring, in messages and bytes; it takes the largest message at least. What was set aside is asked for when the
+   * request before has been dealt with, and everything else ahead: so it holds no more than that, and twice that.
+   */
   readonly pull: number
+  readonly bytes: number
   /**
    * Makes sure of the consumer, after a pause that is longer with each failure in a row. Without a reason, at the beginning
    * and after a reconnect, nothing is believed to be missing, and there is no pause.
@@ -88,8 +90,9 @@ class Intake {
   /** Requests before this one were given up. */
   #firstRequest = 1
   #buffer: Array<Delivery> = []
-  /** Bytes, or code units of a text. */
+  /** What they hold, and what they take in the broker: bytes, or code units of a text. */
   #bufferBytes = 0
+  #storedBytes = 0
   /** When the oldest one arrived, or when the broker last heard that all are held. */
   #bufferedSince = 0
   #deliver: (() => void) | undefined
@@ -125,14 +128,15 @@ class Intake {
       if (!isNonEmpty(taken)) return
       this.#options.counts.buffered -= taken.length
       this.#options.counts.taken += taken.length
-      this.#options.volume.add(taken.length, this.#bufferBytes)
+      this.#options.volume.add(taken.length, this.#storedBytes)
       this.#buffer = []
-      this.#bufferBytes = 0
+      this.#bufferBytes = this.#storedBytes = 0
       this.#deliver = undefined
       this.#request()
       resume(Effect.succeed(taken))
     }
     this.#deliver()
+    this.#request()
     return Effect.sync(() => (this.#deliver = undefined))
   })
 
@@ -164,20 +168,21 @@ class Intake {
     this.#buffer = []
   }
 
-  /** Asks for as many as there is room for, when half of what was asked for has come. */
+  /** Asks for as many as there is room for. */
   #request(): void {
-    const { connection, stream } = this.#options
+    const { bytes, connection, isSetAside, stream } = this.#options
     if (this.#closed || this.#lost !== undefined || !stream.isSure || connection.isClosed()) return
-    const { bytes, messages, millis } = this.#limits
-    const pull = Math.min(this.#options.pull, messages)
+    const pull = Math.min(this.#options.pull, this.#limits.messages)
     const expected = this.#buffer.length + this.#open
-    if (expected > pull / 2 || this.#bufferBytes >= requestBytes) return
+    if (isSetAside ? expected > 0 || this.#deliver === undefined : expected > pull / 2 || this.#bufferBytes >= bytes) {
+      return
+    }
     const batch = pull - expected
     this.#open += batch
-    const expires = Math.min(expiresMillis, millis)
+    const expires = Math.min(expiresMillis, this.#limits.millis)
     const body = {
       batch,
-      max_bytes: Math.min(Math.max(requestBytes, 2 * (connection.info?.max_payload ?? 0)), bytes),
+      max_bytes: Math.min(requestBytes(bytes, connection.info?.max_payload ?? 0), this.#limits.bytes),
       expires: expires * 1_000_000,
       // The server takes none that is longer than half of the time.
       idle_heartbeat: Math.min(heartbeatMillis, Math.floor(expires / 3)) * 1_000_000,
@@ -195,7 +200,8 @@ class Intake {
     if (this.#buffer.length === 0) this.#bufferedSince = this.#lastSign
     this.#buffer.push(delivery)
     this.#options.counts.buffered++
-    this.#bufferBytes += payload.length
+    this.#bufferBytes += delivery.heldBytes
+    this.#storedBytes += headers.length + payload.length
     if (this.#open > 0) this.#open--
     this.#schedule()
   }

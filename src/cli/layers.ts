@@ -27,6 +27,7 @@ export const workerLayers = (settings: Settings, servers: Servers) =>
           deadTopic: settings.topics.dead,
           replicas: settings.replicas,
           connectionName: "objectlog worker",
+          shards: servers.shards.length,
         }),
         Layer.succeed(HashRing, ring),
         ShardPoolLive({

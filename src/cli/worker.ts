@@ -9,6 +9,7 @@ import { TracingLive } from "../observe/TracingLive.ts"
 import { processMetrics } from "../observe/processMetrics.ts"
 import { runWorker } from "../pipeline/Worker.ts"
 import { freePort } from "../embedded/freePort.ts"
+import { checkHeap } from "./heap.ts"
 import { workerLayers, type Servers } from "./layers.ts"
 import { loggerLayer } from "./logging.ts"
 import { announce } from "./output.ts"
@@ -43,9 +44,9 @@ export const serve = <E, R>(
     if (port !== settings.metricsPort) {
       yield* Effect.logWarning(`METRICS_PORT: ${settings.metricsPort} is taken, using ${port}`)
     }
-    const worker = Effect.andThen(
-      ready(`${isIPv6(host) ? `[${host}]` : host}:${port}`),
-      runWorker({ responseTopic: settings.topics.response, debug: settings.logLevel === "debug" }),
+    const worker = checkHeap(servers.shards.length).pipe(
+      Effect.andThen(ready(`${isIPv6(host) ? `[${host}]` : host}:${port}`)),
+      Effect.andThen(runWorker({ responseTopic: settings.topics.response, debug: settings.logLevel === "debug" })),
     )
     // From before anything is connected until everything is closed: a worker that waits for a server says so.
     yield* Health.use((health) => Effect.provide(health.observing(worker), workerLayers(settings, servers))).pipe(

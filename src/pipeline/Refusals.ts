@@ -31,15 +31,13 @@ export class Refusals extends Context.Service<
 export const refuse = (type: Subject, delivery: Delivery, refusal: Refusal): Effect.Effect<void, never, Refusals> =>
   Refusals.use((refusals) => refusals.take(type, [[delivery, refusal]]))
 
-/** Bytes of a payload, or UTF-16 code units where it is text. */
-const sizeOf = ({ payload, text }: Delivery): number => text?.length ?? payload.byteLength
-
 /** Those of one kind of requests. */
 const makeQueue = Effect.fnUntraced(function* (type: Subject) {
   const metrics = yield* Metrics
   const services = yield* Effect.context<Broker | Metrics>()
   const queue = yield* Queue.unbounded<Refused>()
-  const held = new Set<Delivery>()
+  /** What each holds, in bytes: it is detached meanwhile. */
+  const held = new Map<Delivery, number>()
   const room = Latch.makeUnsafe(true)
   let bytes = 0
   let moves = 0
@@ -49,15 +47,15 @@ const makeQueue = Effect.fnUntraced(function* (type: Subject) {
   // What is not finished at the end is handed back.
   yield* Effect.addFinalizer(() =>
     Effect.sync(() => {
-      for (const delivery of held) delivery.retry(0)
+      for (const delivery of held.keys()) delivery.retry(0)
     }),
   )
 
   const isFull = () => held.size >= limits.refusalsWaiting || bytes >= limits.refusalsBytesMax
 
   const finished = (delivery: Delivery) => {
+    bytes -= held.get(delivery) ?? 0
     held.delete(delivery)
-    bytes -= sizeOf(delivery)
     moves++
     if (held.size <= limits.refusalsWaiting / 2 && bytes <= limits.refusalsBytesMax / 2) fullSince = undefined
     if (!isFull()) room.openUnsafe()
@@ -75,8 +73,8 @@ const makeQueue = Effect.fnUntraced(function* (type: Subject) {
       while (next < refused.length) {
         if (!isFull()) {
           const [delivery] = refused[next]!
-          held.add(delivery)
-          bytes += sizeOf(delivery)
+          held.set(delivery, delivery.heldBytes)
+          bytes += delivery.heldBytes
           Queue.offerUnsafe(queue, refused[next++]!)
           continue
         }
@@ -91,7 +89,10 @@ const makeQueue = Effect.fnUntraced(function* (type: Subject) {
   }
 
   const keepAlive = Effect.sync(() => {
-    for (const delivery of held) delivery.working()
+    for (const delivery of held.keys()) {
+      delivery.working()
+      delivery.detach()
+    }
   }).pipe(Effect.delay(limits.keepAliveMillis), Effect.forever)
   const work = Stream.fromQueue(queue).pipe(
     Stream.mapEffect(

@@ -27,7 +27,7 @@ export const batchCharactersMax = 4 * 1024 * 1024
  * What all lanes of a worker may hold until it is settled, in bytes: waiting, in a transaction, or waiting for the confirmation of events.
  * And what one append takes beside its payload, headers and log.
  */
-export const lanesBytes = 96 * 1024 * 1024
+export const lanesBytes = 64 * 1024 * 1024
 export const appendBytes = 1_024
 
 /** What was set aside fills this part of a batch where fresh appends wait too. */
