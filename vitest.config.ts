@@ -37,7 +37,7 @@ const inMemory = [
   "test/observe/{Health,Metrics,Sampler,TracingSettings,Watchdog,traceContext}.test.ts",
   "test/load/{Reader,ledger,measures}.test.ts",
   "test/pipeline/{Worker,traces}.test.ts",
-  "test/{cli/logging,fuzz/check}.test.ts",
+  "test/{cli/logging,cli/heap,fuzz/check}.test.ts",
 ]
 
 export default defineConfig({

@@ -49,7 +49,7 @@ export class Rig extends Context.Service<
 }
 
 /** The longest measurement, which fills a table of ten million entries, takes a minute or two. */
-const measurementMax = "10 minutes"
+export const measurementMax = "10 minutes"
 
 /** Runs on servers of its own: nothing of an earlier measurement is left. Dies where that does not end. */
 export const onFreshServers = <A, E, R>(measurement: Effect.Effect<A, E, R | Rig>) =>
@@ -79,7 +79,8 @@ const commands: Readonly<Record<System, ReadonlyArray<string>>> = {
   B: [path("floors/simpleWorker.ts")],
 }
 
-const startProcess = (
+/** Starts a process, which has said that it is ready when this returns; it is gone with the scope. */
+export const startProcess = (
   system: System,
   natsUrl: string,
   shards: ReadonlyArray<EmbeddedShard>,

@@ -14,15 +14,18 @@ import { onFreshServers, Rig } from "./Rig.ts"
 import { runDrain } from "./scenarios/drain.ts"
 import { runGrowth } from "./scenarios/growth.ts"
 import { runIdle } from "./scenarios/idle.ts"
+import { runMemory } from "./scenarios/memory.ts"
 import { runSettings } from "./scenarios/settings.ts"
 import { runReads } from "./scenarios/reads.ts"
 import { type LoadPoint, runSteady } from "./scenarios/steady.ts"
 
-const all = ["drain", "steady", "growth", "reads", "idle", "settings"] as const
+/** Without `memory`, which takes as long as all others together. */
+const usual = ["drain", "steady", "growth", "reads", "idle", "settings"]
+const all = [...usual, "memory"]
 
 const { values: options } = parseArgs({
   options: {
-    only: { type: "string", default: all.join(",") },
+    only: { type: "string", default: usual.join(",") },
     appends: { type: "string", default: "200000" },
     rounds: { type: "string", default: "3" },
     seconds: { type: "string", default: "10" },
@@ -35,7 +38,7 @@ const { values: options } = parseArgs({
 })
 const chosen = new Set(options.only.split(","))
 for (const name of chosen) {
-  if (!(all as ReadonlyArray<string>).includes(name)) {
+  if (!all.includes(name)) {
     process.stderr.write(`bench: --only: expected ${all.join(", ")}, got ${JSON.stringify(name)}\n`)
     process.exit(2)
   }
@@ -78,6 +81,7 @@ const program = Effect.gen(function* () {
   if (chosen.has("reads")) yield* runReads({ entries: Number(options.read), appends })
   if (chosen.has("idle")) yield* runIdle(seconds)
   if (chosen.has("settings")) yield* runSettings({ appends, rounds })
+  if (chosen.has("memory")) yield* runMemory
 
   const figures = yield* Report.useSync((report) => report.figures())
   const text = JSON.stringify({ date: new Date().toISOString(), ...machine, options, figures, load: points }, null, 2)

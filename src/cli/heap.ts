@@ -42,10 +42,28 @@ export class HeapTooSmall extends Schema.TaggedError<HeapTooSmall>()("HeapTooSma
   }
 }
 
-/** Fails with what is missing; to be called with the broker connected, as it says what it takes. */
-export const checkHeap = Effect.fnUntraced(function* (shards: number) {
-  const maxPayload = (yield* Broker).maxPayload()
+/** What is missing, where something is. */
+const missing = (shards: number, maxPayload: number): HeapTooSmall | undefined => {
   const needed = heapNeeded(shards, maxPayload)
   const available = getHeapStatistics().heap_size_limit
-  if (needed > available) return yield* new HeapTooSmall({ shards, maxPayload, needed, available })
+  return needed > available ? new HeapTooSmall({ shards, maxPayload, needed, available }) : undefined
+}
+
+/** Fails with what is missing; to be called with the broker connected, as it says what it takes. */
+export const checkHeap = Effect.fnUntraced(function* (shards: number) {
+  const found = missing(shards, (yield* Broker).maxPayload())
+  if (found !== undefined) return yield* found
+})
+
+/** Says it where the broker takes larger messages than at the start: most mixes still fit, and the next start would be refused. */
+export const watchHeap = Effect.fnUntraced(function* (shards: number): Effect.fn.Return<never, never, Broker> {
+  const broker = yield* Broker
+  let last = broker.maxPayload()
+  return yield* Effect.suspend(() => {
+    const maxPayload = broker.maxPayload()
+    if (maxPayload === last) return Effect.void
+    last = maxPayload
+    const found = missing(shards, maxPayload)
+    return found === undefined ? Effect.void : Effect.logError(found.message)
+  }).pipe(Effect.delay("10 seconds"), Effect.forever)
 })

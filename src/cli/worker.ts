@@ -9,7 +9,7 @@ import { TracingLive } from "../observe/TracingLive.ts"
 import { processMetrics } from "../observe/processMetrics.ts"
 import { runWorker } from "../pipeline/Worker.ts"
 import { freePort } from "../embedded/freePort.ts"
-import { checkHeap } from "./heap.ts"
+import { checkHeap, watchHeap } from "./heap.ts"
 import { workerLayers, type Servers } from "./layers.ts"
 import { loggerLayer } from "./logging.ts"
 import { announce } from "./output.ts"
@@ -47,6 +47,7 @@ export const serve = <E, R>(
     const worker = checkHeap(servers.shards.length).pipe(
       Effect.andThen(ready(`${isIPv6(host) ? `[${host}]` : host}:${port}`)),
       Effect.andThen(runWorker({ responseTopic: settings.topics.response, debug: settings.logLevel === "debug" })),
+      Effect.raceFirst(watchHeap(servers.shards.length)),
     )
     // From before anything is connected until everything is closed: a worker that waits for a server says so.
     yield* Health.use((health) => Effect.provide(health.observing(worker), workerLayers(settings, servers))).pipe(
