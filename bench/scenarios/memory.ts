@@ -112,7 +112,7 @@ const measure = ({ down, how, message, shards: count, what }: Mix) =>
       Effect.repeat({ until: (found) => found === 0, schedule: Schedule.spaced("1 second") }),
     )
     const highest = yield* residentMemory(pid, "VmHWM")
-    if (worker.exitCode !== null || Number.isNaN(highest)) yield* Effect.die(new Error("the worker has ended"))
+    if (worker.exitCode !== null || Number.isNaN(highest)) return yield* Effect.die(new Error("the worker has ended"))
     const bar = down === 0 ? 250 : Math.round(documented * tolerance)
     yield* add({ scenario, what: `${what}: RSS in the outage, highest`, value: outage, unit: "MiB" })
     yield* add({
