@@ -20,8 +20,9 @@ LABEL org.opencontainers.image.title="objectlog" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.base.name="docker.io/library/node:24-slim"
+ENV NODE_ENV=production NODE_OPTIONS=--max-old-space-size=512
 # Within a container the loopback address reaches nobody: what may reach the port is the network's matter.
-ENV NODE_ENV=production METRICS_HOST=0.0.0.0 NODE_OPTIONS=--max-old-space-size=512
+ENV METRICS_HOST=0.0.0.0
 WORKDIR /app
 COPY --from=dependencies /app/node_modules node_modules
 COPY package.json LICENSE ./
