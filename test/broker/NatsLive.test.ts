@@ -1,10 +1,11 @@
 /** The live broker on a real nats-server: the contract, and what only a real server can do. */
-import { jetstream, jetstreamManager, RetentionPolicy } from "@nats-io/jetstream"
+import { type ConsumerInfo, jetstream, jetstreamManager, RetentionPolicy } from "@nats-io/jetstream"
 import { headers, type NatsConnection } from "@nats-io/transport-node"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Layer, Schedule, Stream } from "effect"
+import { Effect, Latch, Layer, Schedule, Stream } from "effect"
 import { connect as netConnect } from "node:net"
-import { Broker } from "../../src/broker/Broker.ts"
+import { Broker, type BrokerUnavailable, type Delivery } from "../../src/broker/Broker.ts"
+import { intakeBytes, setAsidePart } from "../../src/broker/intakeLimits.ts"
 import { NatsLive } from "../../src/broker/NatsLive.ts"
 import { Outgoing } from "../../src/broker/Outgoing.ts"
 import { retryMessage } from "../../src/broker/setAside.ts"
@@ -191,6 +192,57 @@ describe("NatsLive", () => {
         }),
       ).pipe(Effect.timeout("25 seconds")),
     ),
+  )
+
+  it.live(
+    "holds no more bytes than it asked for, headers with them; of what was set aside, no more than is being taken",
+    () =>
+      onServer(
+        Effect.gen(function* () {
+          const connection = yield* client
+          const broker = yield* Broker
+          const jsm = yield* Effect.promise(() => jetstreamManager(connection))
+          const probe = probeOf(connection)
+          const size = 60_000
+          const publish = (count: number) =>
+            Effect.forEach(Array.from({ length: count }), () => probe.publishAppend("x", { note: "h".repeat(size) }), {
+              concurrency: "unbounded",
+              discard: true,
+            })
+          yield* publish(120)
+          const taken = yield* takeAppends(120)
+          assert.deepStrictEqual(yield* broker.park("appends", "a", taken), [])
+          for (const delivery of taken) delivery.ack()
+          yield* publish(500)
+
+          /** What one consumer has brought while somebody holds the first chunk, once it asks for no more. */
+          const brought = (stream: string, consumer: string, deliveries: Stream.Stream<Delivery, BrokerUnavailable>) =>
+            Effect.gen(function* () {
+              const arrived = yield* Latch.make()
+              yield* deliveries.pipe(
+                Stream.runForEachArray(() => Effect.andThen(arrived.open, Effect.never)),
+                Effect.forkScoped,
+              )
+              yield* arrived.await
+              // Three times the same: each answer on the worker's connection comes after what it was sent before, and is followed by what
+              // it asks for then.
+              let last: ConsumerInfo | undefined
+              let same = 0
+              while (same < 3) {
+                yield* broker.state
+                const info = yield* Effect.promise(() => jsm.consumers.info(stream, consumer))
+                same = info.num_waiting === 0 && info.num_ack_pending === last?.num_ack_pending ? same + 1 : 0
+                last = info
+              }
+              return last!
+            })
+          const parked = yield* brought("objectlog_logs_parked", "appends_a", broker.parked("appends", "a"))
+          assert.isAbove(parked.num_pending, 0)
+          assert.isAtMost(parked.num_ack_pending, setAsidePart(1) / size)
+          const fresh = yield* brought("objectlog_logs", "objectlog", broker.appends)
+          assert.isAtMost(fresh.num_ack_pending, Math.ceil((2 * intakeBytes) / size) + 1)
+        }).pipe(Effect.scoped),
+      ),
   )
 
   it.live("dead letters near max_payload are kept in parts; headers that the broker acts on are renamed", () =>

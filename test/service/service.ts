@@ -159,7 +159,7 @@ export const inherited = Object.fromEntries(
 const program = fileURLToPath(new URL("../../src/objectlog.js", import.meta.url))
 
 /** The environment of a worker on the servers of the test. */
-const workerEnvironment = Effect.gen(function* () {
+export const workerEnvironment = Effect.gen(function* () {
   const nats = yield* NatsServer
   const { shards } = yield* PostgresServers
   const addresses = shards.map(
@@ -169,10 +169,17 @@ const workerEnvironment = Effect.gen(function* () {
   return { NATS_URL: nats.url, POSTGRES_IPS: addresses.join(",") }
 })
 
+/** One that may not be ready, or never be. */
+interface StartingWorker extends WorkerProcess {
+  readonly ready: Effect.Effect<void>
+  /** Its exit code, or the signal that ended it. */
+  readonly ended: Effect.Effect<number | NodeJS.Signals>
+}
+
 /** Starts `objectlog worker`, which is gone when the scope is closed; does not wait until it is ready. */
 export const spawnWorker = Effect.fnUntraced(function* (
   settings: Readonly<Record<string, string>>,
-): Effect.fn.Return<WorkerProcess & { readonly ready: Effect.Effect<void> }, never, Scope.Scope> {
+): Effect.fn.Return<StartingWorker, never, Scope.Scope> {
   let output = ""
   const child = yield* Effect.acquireRelease(
     Effect.sync(() =>
@@ -221,6 +228,7 @@ export const spawnWorker = Effect.fnUntraced(function* (
         child.kill(signal)
         return ended
       }).pipe(within(`the worker ends after ${signal}`, withinMillis, () => output)),
+    ended,
     output: () => output,
   }
 })

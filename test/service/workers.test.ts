@@ -9,8 +9,10 @@ import {
   ForeignClient,
   planAppends,
   publishInSequence,
+  spawnWorker,
   startWorkerProcess,
   within,
+  workerEnvironment,
 } from "./service.ts"
 
 const servers = ForeignClient.layer.pipe(Layer.provideMerge(Layer.mergeAll(TestNats.layer, TestPostgres.layer(2))))
@@ -55,6 +57,20 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("workers", 
         concurrency: "unbounded",
       })
       assert.deepStrictEqual(ends, [0, 0, 0, 0])
+    }),
+  )
+
+  it.effect("with a heap that what it may hold would not fit in, it does not start, and says which would do", () =>
+    Effect.gen(function* () {
+      const worker = yield* spawnWorker({
+        ...(yield* workerEnvironment),
+        NODE_OPTIONS: "--max-old-space-size=128",
+      })
+      assert.strictEqual(yield* worker.ended.pipe(within("it ends", answeredMillis, worker.output)), 2)
+      assert.match(
+        worker.output(),
+        /objectlog: the heap of \d+ MiB is too small for 2 shards and a max_payload of 1048576 bytes: set NODE_OPTIONS=--max-old-space-size=348, or lower max_payload of the broker\n$/,
+      )
     }),
   )
 
