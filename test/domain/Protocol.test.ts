@@ -342,6 +342,18 @@ describe("address", () => {
 })
 
 describe("log size", () => {
+  it("ends at 16 MiB where the broker takes more, as no shard's client reads more", () => {
+    const mebibyte = 1024 * 1024
+    for (const maxPayload of [16 * mebibyte, 64 * mebibyte]) {
+      assert.strictEqual(logMaxBytes(maxPayload), 16 * mebibyte - 2_048)
+    }
+    const decode = (count: number) =>
+      decodeAppend(bytes(JSON.stringify({ id: 5, log: "a".repeat(count) })), { ...limits, maxPayload: 64 * mebibyte })
+    assert.isTrue(Result.isSuccess(decode(16 * mebibyte - 2_050)))
+    const refused = decode(17 * mebibyte)
+    assert.strictEqual(Result.isFailure(refused) && refused.failure.code, "log_too_large")
+  })
+
   it.effect("the longest log fits, and one byte more is refused", () =>
     Effect.sync(() => {
       for (const maxPayload of [pageOverheadBytes + 2, 4_096, 4_097, 65_536, 1_048_576]) {

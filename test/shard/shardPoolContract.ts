@@ -3,6 +3,7 @@ import { assert, layer } from "@effect/vitest"
 import { Effect, type Layer } from "effect"
 import { compareStamps, type LogEntry, type NewEntry, type Placed } from "../../src/domain/LogEntry.ts"
 import type { ObjectId } from "../../src/domain/ObjectId.ts"
+import { jsonBytes, logMaxBytes } from "../../src/domain/Protocol.ts"
 import { type PageQuery, ShardPool } from "../../src/shard/ShardPool.ts"
 
 export const id = (value: bigint | number): ObjectId => BigInt(value) as ObjectId
@@ -116,6 +117,27 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
         assert.strictEqual(yield* count(0, freshId()), 0)
         assert.strictEqual(yield* count(1, a), 0)
         assert.deepStrictEqual(yield* append(0, []), [])
+      }),
+    )
+
+    it.effect("reads the longest log that is ever accepted, whatever it is made of", () =>
+      Effect.gen(function* () {
+        const { append, readPage } = yield* ShardPool
+        const longest = logMaxBytes(Infinity)
+        for (const unit of ["a", "\u0000"]) {
+          const a = freshId()
+          const bytes = jsonBytes(unit) - 2
+          const log = unit.repeat(Math.floor((longest - 2) / bytes))
+          yield* append(0, [entry(a, 1, { log })])
+          yield* append(0, [entry(a, 2)])
+          for (const { entries } of [
+            yield* firstPage(0, everything(a)),
+            { entries: yield* readPage(0, everything(a)) },
+          ]) {
+            assert.deepStrictEqual(seqs(entries), [1, 2])
+            assert.isTrue(entries[0]!.log === log)
+          }
+        }
       }),
     )
 
