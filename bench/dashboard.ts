@@ -26,9 +26,10 @@ const chosen = [
 
 const points = 180
 const width = 400
-const height = 232
+const height = 260
 const gap = 12
-const plot = { left: 56, right: 14, top: 40, bottom: 50 }
+const legendLines = 3
+const plot = { left: 56, right: 14, top: 40, bottom: 36 + legendLines * 14 }
 const colours = ["#73bf69", "#5794f2", "#f2cc0c", "#ff9830", "#b877d9", "#f2495c", "#8ab8ff", "#96d98d"]
 
 interface Target {
@@ -81,7 +82,8 @@ const query = async ({ expr, legendFormat }: Target): Promise<ReadonlyArray<Seri
   return data.result.map(({ metric, values }) => {
     const all = Array.from({ length: points + 1 }, () => Number.NaN)
     for (const [at, value] of values) all[Math.round((at - from) / step)] = Number(value)
-    return { name: legendFormat.replaceAll(/\{\{(\w+)\}\}/g, (_, label: string) => metric[label] ?? ""), values: all }
+    const name = legendFormat.replaceAll(/\{\{(\w+)\}\}/g, (_, label: string) => metric[label] ?? "").trim()
+    return { name, values: all }
   })
 }
 
@@ -136,17 +138,19 @@ const timeAxis = (): string => {
   return lines.join("")
 }
 
-/** Legend in one line, as many names as fit. */
+/** All names, in as many lines as they need. */
 const legend = (names: ReadonlyArray<string>): string => {
-  let at = 14
+  let [at, line] = [14, 0]
   let text = ""
   for (const [index, name] of names.entries()) {
     const wide = 22 + name.length * 6
-    if (at + wide > width) break
-    text += `<rect x="${at}" y="${height - 21}" width="10" height="3" fill="${colours[index % colours.length]}"/>`
-    text += `<text class="l" x="${at + 14}" y="${height - 16}">${escaped(name)}</text>`
+    if (at > 14 && at + wide > width) [at, line] = [14, line + 1]
+    const y = height - plot.bottom + 34 + line * 14
+    text += `<rect x="${at}" y="${y - 5}" width="10" height="3" fill="${colours[index % colours.length]}"/>`
+    text += `<text class="l" x="${at + 14}" y="${y}">${escaped(name)}</text>`
     at += wide
   }
+  if (line >= legendLines) throw new Error(`a legend of ${line + 1} lines has no room: ${names.join(", ")}`)
   return text
 }
 

@@ -17,7 +17,7 @@ import { runIdle } from "./scenarios/idle.ts"
 import { runMemory } from "./scenarios/memory.ts"
 import { runSettings } from "./scenarios/settings.ts"
 import { runReads } from "./scenarios/reads.ts"
-import { type LoadPoint, runSteady } from "./scenarios/steady.ts"
+import { type Curves, runSteady } from "./scenarios/steady.ts"
 
 /** Without `memory`, which takes as long as all others together. */
 const usual = ["drain", "steady", "growth", "reads", "idle", "settings"]
@@ -73,10 +73,10 @@ const program = Effect.gen(function* () {
   const subtitle = `${machine.machine}; Node ${machine.node}, nats-server ${machine.natsServer}, PostgreSQL ${machine.postgres}; fsync ${machine.fsync}, synchronous_commit ${machine.synchronousCommit}`
   process.stderr.write(`${subtitle}\n`)
 
-  let points: ReadonlyArray<LoadPoint> = []
+  let curves: Curves | undefined
   let drainRate = Number(options.rate)
   if (chosen.has("drain")) drainRate = yield* runDrain({ appends, rounds })
-  if (chosen.has("steady")) points = yield* runSteady(drainRate, seconds, rounds)
+  if (chosen.has("steady")) curves = yield* runSteady(drainRate, seconds, rounds)
   if (chosen.has("growth")) yield* runGrowth({ entries: Number(options.entries), objects: Number(options.objects) })
   if (chosen.has("reads")) yield* runReads({ entries: Number(options.read), appends })
   if (chosen.has("idle")) yield* runIdle(seconds)
@@ -84,10 +84,10 @@ const program = Effect.gen(function* () {
   if (chosen.has("memory")) yield* runMemory
 
   const figures = yield* Report.useSync((report) => report.figures())
-  const text = JSON.stringify({ date: new Date().toISOString(), ...machine, options, figures, load: points }, null, 2)
+  const text = JSON.stringify({ date: new Date().toISOString(), ...machine, options, figures, load: curves }, null, 2)
   yield* fs.makeDirectory(options.out, { recursive: true })
   yield* fs.writeFileString(path.join(options.out, "results.json"), `${text}\n`)
-  if (points.length > 0) yield* fs.writeFileString(path.join(options.out, "load.svg"), plot(points, subtitle))
+  if (curves !== undefined) yield* fs.writeFileString(path.join(options.out, "load.svg"), plot(curves, subtitle))
   yield* Console.log(`\n${subtitle}\n\n${tables(figures)}`)
 })
 

@@ -14,6 +14,11 @@ export interface LoadPoint {
   readonly p999: number
 }
 
+export interface Curves {
+  readonly objectlog: ReadonlyArray<LoadPoint>
+  readonly floorA: ReadonlyArray<LoadPoint>
+}
+
 const scenario = "Append to event under steady load"
 const text = "x".repeat(100)
 
@@ -42,9 +47,9 @@ const at = (system: "A" | "objectlog", rate: number, seconds: number) =>
     }),
   )
 
-/** At 100/s, at 1,000/s in turn with floor A, and at shares of the drain rate. */
+/** At 100/s, at 1,000/s several times, and at shares of the drain rate: in turn with floor A. */
 export const runSteady = Effect.fnUntraced(function* (drainRate: number, seconds: number, rounds: number) {
-  const points: Array<LoadPoint> = []
+  const [service, floor]: [Array<LoadPoint>, Array<LoadPoint>] = [[], []]
   const report = Effect.fnUntraced(function* (
     name: string,
     runs: ReadonlyArray<LoadPoint>,
@@ -70,19 +75,25 @@ export const runSteady = Effect.fnUntraced(function* (drainRate: number, seconds
     return point
   })
 
-  points.push(yield* report("100/s", [yield* at("objectlog", 100, seconds)], [10]))
-  const floor: Array<LoadPoint> = []
-  const service: Array<LoadPoint> = []
-  for (let round = 0; round < rounds; round++) {
-    floor.push(yield* at("A", 1_000, seconds))
-    service.push(yield* at("objectlog", 1_000, seconds))
-  }
-  yield* report("floor A, 1,000/s", floor, [])
-  points.push(yield* report("1,000/s", service, [3, 12]))
+  const both = Effect.fnUntraced(function* (
+    name: string,
+    rate: number,
+    times: number,
+    bars: ReadonlyArray<number> = [],
+  ) {
+    const runs: Record<"A" | "objectlog", Array<LoadPoint>> = { A: [], objectlog: [] }
+    for (let round = 0; round < times; round++) {
+      for (const system of ["A", "objectlog"] as const) runs[system].push(yield* at(system, rate, seconds))
+    }
+    floor.push(yield* report(`floor A, ${name}`, runs.A, []))
+    service.push(yield* report(name, runs.objectlog, bars))
+  })
+
+  yield* both("100/s", 100, 1, [10])
+  yield* both("1,000/s", 1_000, rounds, [3, 12])
   for (const share of [0.25, 0.5, 0.75, 0.9]) {
     const rate = Math.round(drainRate * share)
-    const name = `${share * 100} % of the drain rate (${rate.toLocaleString("en-US")}/s)`
-    points.push(yield* report(name, [yield* at("objectlog", rate, seconds)], []))
+    yield* both(`${share * 100} % of the drain rate (${rate.toLocaleString("en-US")}/s)`, rate, 1)
   }
-  return points
+  return { objectlog: service, floorA: floor } satisfies Curves
 })
