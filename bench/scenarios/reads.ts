@@ -97,8 +97,11 @@ const besideAppends = (appends: number, readsPerSecond: number) =>
     return { rate: (appends / (ended - started)) * 1_000, delays: quantiles(Float64Array.from(delays)), reads: next }
   })
 
-/** So many reads of ten entries that are published at once, and as many appends before them: seconds until the last answer. */
-export const burst = (reads: number) =>
+/**
+ * So many reads of ten entries that are published at once, and as many appends before them, several times: seconds until the last answer,
+ * of the round whose ratio is the median.
+ */
+export const burst = (reads: number, rounds: number) =>
   Effect.gen(function* () {
     const { connection } = yield* Rig
     const make = body({ objects: 1_000, size: 100 })
@@ -121,8 +124,14 @@ export const burst = (reads: number) =>
     })
     // Once before, so that both are measured warm.
     yield* timed(publishReads)
-    const appends = yield* timed(publishAll(connection, reads, make))
-    return { appends, reads: yield* timed(publishReads) }
+    const found: Array<{ readonly appends: number; readonly reads: number; readonly ratio: number }> = []
+    for (let round = 0; round < rounds; round++) {
+      const appends = yield* timed(publishAll(connection, reads, make))
+      const took = yield* timed(publishReads)
+      found.push({ appends, reads: took, ratio: took / appends })
+    }
+    const sorted = found.toSorted((a, b) => a.ratio - b.ratio)
+    return { ...sorted[Math.floor(rounds / 2)]!, ratios: sorted.map(({ ratio }) => ratio.toFixed(1)).join(", ") }
   })
 
 export interface ReadsOptions {
@@ -133,16 +142,16 @@ export interface ReadsOptions {
 
 export const runReads = Effect.fnUntraced(function* ({ entries, appends }: ReadsOptions) {
   yield* onFreshServers(wholeLog(entries))
-  const few = yield* onFreshServers(burst(3_000))
+  const few = yield* onFreshServers(burst(3_000, 9))
   yield* add({
     scenario,
-    what: "3,000 small reads at once",
+    what: `3,000 small reads at once; in nine rounds ${few.ratios} × as many appends`,
     value: few.reads * 1_000,
     unit: "ms",
-    ratio: { of: "as many appends", value: few.reads / few.appends },
-    bar: { text: "≤ 3 × the appends", reached: few.reads <= 3 * few.appends },
+    ratio: { of: "as many appends", value: few.ratio },
+    bar: { text: "≤ 3 × the appends", reached: few.ratio <= 3 },
   })
-  const many = yield* onFreshServers(burst(50_000))
+  const many = yield* onFreshServers(burst(50_000, 1))
   yield* add({
     scenario,
     what: "50,000 small reads at once",

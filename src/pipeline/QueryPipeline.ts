@@ -56,6 +56,7 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
     const metrics = yield* Metrics
     const tracing = yield* Tracing
     const clock = yield* Clock.Clock
+    const observeDelay = metrics.observer("query_delay_seconds", {})
     const places = new Shares(limits.readsWaitingBytes, ring.shards.length)
     const memory = new Shares(limits.readsBytes, ring.shards.length)
     /** Everything that was delivered and is not settled. */
@@ -130,7 +131,7 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
         Effect.andThen(
           Effect.suspend(() => {
             delivery.ack()
-            metrics.observer("query_delay_seconds", {})(secondsSince(delivery, clock.currentTimeMillisUnsafe()))
+            observeDelay(secondsSince(delivery, clock.currentTimeMillisUnsafe()))
             return metrics.count("messages_total", { subject: "query", outcome: "ok" })
           }),
         ),

@@ -19,6 +19,7 @@ import {
 import { Batcher } from "./Batcher.ts"
 import * as limits from "./limits.ts"
 import { publishWhile } from "./outcome.ts"
+import { begin, EntryTooLarge, type SmallRead, smallRead } from "./pages.ts"
 import { nextQuery, type Read } from "./readPlan.ts"
 import type { Shares } from "./Shares.ts"
 
@@ -26,6 +27,18 @@ import type { Shares } from "./Shares.ts"
 export class PagesOutdated extends Schema.TaggedError<PagesOutdated>()("PagesOutdated", {}) {}
 
 type Failure = ShardUnavailable | ReadRejected
+type BeginFailure = Failure | EntryTooLarge | PagesOutdated
+type Begun = Exit.Exit<number | undefined, BeginFailure>
+
+/** A read that its first fetch answers, or what else has become of it. */
+const beginRead = (read: Read, fetched: Exit.Exit<FirstPage, Failure>): SmallRead | Begun => {
+  if (Exit.isFailure(fetched)) return Exit.failCause(fetched.cause)
+  const small = smallRead(read, fetched.value)
+  if (small === undefined) return Exit.succeed(fetched.value.upTo)
+  return small instanceof EntryTooLarge ? Exit.fail(small) : small
+}
+
+const isSmall = (begun: SmallRead | Begun): begun is SmallRead => !Exit.isExit(begun)
 
 /** Pages of one read that were cut for a `max_payload`. */
 export interface CutPages {
@@ -34,11 +47,8 @@ export interface CutPages {
 }
 
 export interface ReadQueue {
-  /** Has the first page of a read fetched, and gives it what it needs until `use` has ended. */
-  readonly withFirstPage: <A, E, R>(
-    read: Read,
-    use: (page: FirstPage) => Effect.Effect<A, E, R>,
-  ) => Effect.Effect<A, E | Failure, R>
+  /** Has the first page of a read fetched, and sends everything if that is all; otherwise gives the end of its snapshot. */
+  readonly begin: (read: Read) => Effect.Effect<number | undefined, BeginFailure>
   /** Runs a turn of a longer read, when it has memory. */
   readonly withMemory: <A, E, R>(read: Read, turn: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
   /** Fetches a later page. */
@@ -55,12 +65,6 @@ export interface ReadQueue {
 
 /** First pages that are fetched together are kept for no object in particular. */
 const noObject = -1n
-
-/** A first page, and what ends its part of what the batch holds. */
-interface Fetched {
-  readonly page: FirstPage
-  readonly release: () => void
-}
 
 /** `moved` is told whenever the reads of the shard get somewhere. */
 export const make = Effect.fnUntraced(function* (
@@ -89,9 +93,7 @@ export const make = Effect.fnUntraced(function* (
           pool.readFirstPages(index, {
             order,
             maxBytes: limits.fetchBytesMax,
-            reads: reads.map(({ request }) =>
-              nextQuery(request, { after: request.after, seen: 0 }, limits.firstEntriesMax),
-            ),
+            reads: reads.map((read) => nextQuery(read.request, begin(read), limits.firstEntriesMax)),
           }),
         ),
       )
@@ -108,31 +110,48 @@ export const make = Effect.fnUntraced(function* (
         ),
       )
 
-  /** The memory of a batch is given back when the last of its reads is done. */
+  /** Sends events that were cut for a `max_payload`, as long as it is as large; whether they are sent. */
+  const send = (events: ReadonlyArray<OutgoingEvent>, pageMax: number): Effect.Effect<boolean> =>
+    publishWhile(events, () => broker.maxPayload() >= pageMax).pipe(
+      Effect.tap((isSent) => {
+        moved()
+        return metrics.count("pages_sent_total", { shard }, isSent ? events.length : 0)
+      }),
+      Effect.provideContext(services),
+    )
+  const entriesRead = (entries: number) => metrics.count("entries_read_total", { shard }, entries)
+
+  /** Sends what the first fetch of each read answers, and says what is left to do. */
+  const sendSmall = Effect.fnUntraced(function* (
+    reads: ReadonlyArray<Read>,
+    fetched: ReadonlyArray<Exit.Exit<FirstPage, Failure>>,
+  ) {
+    const begun = fetched.map((exit, at) => beginRead(reads[at]!, exit))
+    const small = begun.filter(isSmall)
+    const events = small.flatMap((each) => each.events)
+    const isSent = events.length === 0 || (yield* send(events, Math.max(...small.map(({ read }) => read.pageMax))))
+    if (isSent) yield* entriesRead(small.reduce((sum, { entries }) => sum + entries, 0))
+    return begun.map((each): Begun => {
+      if (!isSmall(each)) return each
+      if (!isSent) return Exit.fail(new PagesOutdated())
+      each.read.delivery.trace?.sent()
+      return Exit.succeed(undefined)
+    })
+  })
+
   const firstPages = (order: ReadOrder) =>
-    new Batcher<Read, Fetched, Failure>({
+    new Batcher<Read, number | undefined, BeginFailure>({
       inputsMax: limits.firstPagesMax,
       sizeMax: Infinity,
       size: () => 0,
       atOnce: limits.firstPagesAtOnce,
       run: (reads) =>
-        Effect.gen(function* () {
-          const lease = yield* memory.take(shard, noObject, limits.turnBytes(pageMaxBytes(broker.maxPayload())))
-          const exits = yield* Effect.onExit(fetchTogether(order, reads), (exit) =>
-            Exit.isSuccess(exit) ? Effect.void : Effect.sync(() => lease.release()),
-          )
-          moved()
-          let left = exits.filter(Exit.isSuccess).length
-          const characters = exits
-            .filter(Exit.isSuccess)
-            .reduce((sum, { value }) => value.entries.reduce((more, { log }) => more + log.length, sum), 0)
-          if (left === 0) lease.release()
-          else lease.shrink(Math.max(0, lease.weight - limits.pageBytes(characters)))
-          const release = () => {
-            if (--left === 0) lease.release()
-          }
-          return exits.map((exit) => Exit.map(exit, (page) => ({ page, release })))
-        }),
+        memory.use(shard, noObject, limits.turnBytes(pageMaxBytes(broker.maxPayload())), () =>
+          Effect.flatMap(fetchTogether(order, reads), (fetched) => {
+            moved()
+            return sendSmall(reads, fetched)
+          }),
+        ),
     })
   const byOrder = { asc: firstPages("asc"), desc: firstPages("desc"), position: firstPages("position") }
 
@@ -142,27 +161,21 @@ export const make = Effect.fnUntraced(function* (
     size: ({ events }) => events.reduce((sum, { payload }) => sum + payload.length, 0),
     atOnce: limits.pagesAtOnce,
     run: (all) =>
-      Effect.gen(function* () {
-        const events = all.flatMap((pages) => pages.events)
-        const pageMax = Math.max(...all.map((pages) => pages.pageMax))
-        const isSent = yield* publishWhile(events, () => broker.maxPayload() >= pageMax)
-        moved()
-        yield* metrics.count("pages_sent_total", { shard }, isSent ? events.length : 0)
-        return all.map(() => (isSent ? Exit.void : Exit.fail(new PagesOutdated())))
-      }).pipe(Effect.provideContext(services)),
+      Effect.map(
+        send(
+          all.flatMap(({ events }) => events),
+          Math.max(...all.map((pages) => pages.pageMax)),
+        ),
+        (isSent) => all.map(() => (isSent ? Exit.void : Exit.fail(new PagesOutdated()))),
+      ),
   })
 
   return {
-    withFirstPage: (read, use) =>
-      Effect.uninterruptibleMask((restore) =>
-        Effect.flatMap(restore(byOrder[read.request.order].ask(read)), ({ page, release }) =>
-          Effect.ensuring(restore(use(page)), Effect.sync(release)),
-        ),
-      ),
+    begin: (read) => byOrder[read.request.order].ask(read),
     withMemory: ({ pageMax, request }, turn) => memory.use(shard, request.id, limits.turnBytes(pageMax), () => turn),
     fetch: (query) => Effect.tap(statements.withPermits(1)(pool.readPage(index, query)), () => Effect.sync(moved)),
     publish: (cut) => pages.ask(cut),
-    read: (entries) => metrics.count("entries_read_total", { shard }, entries),
+    read: entriesRead,
     isContended: () => memory.waiting > 0,
     run: Effect.raceAllFirst([pages.run, ...Object.values(byOrder).map((batcher) => batcher.run)]),
   }

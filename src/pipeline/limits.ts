@@ -75,7 +75,7 @@ export const readsPerShard = 8
  * the request itself: its fiber, its place in queues.
  */
 export const readsWaitingBytes = 16 * 1024 * 1024
-export const readWaitingBytes = 2 * 1024
+export const readWaitingBytes = 8 * 1024
 
 /** What fetches and pages of all reads of a worker may take, in bytes. */
 export const readsBytes = 64 * 1024 * 1024

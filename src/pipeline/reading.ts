@@ -9,51 +9,17 @@
  * All pages show one snapshot: positions are given in the order of commit and without gaps, so "all up to the number of entries at
  * the first fetch" is a snapshot that needs no transaction and no connection between pages.
  */
-import { Effect, Schema } from "effect"
-import type { OutgoingEvent } from "../broker/Broker.ts"
+import { Effect } from "effect"
 import { type LogEntry, storedBytes } from "../domain/LogEntry.ts"
-import type { FirstPage, ReadQuery } from "../shard/ShardPool.ts"
+import type { ReadQuery } from "../shard/ShardPool.ts"
 import * as limits from "./limits.ts"
-import { outcomeId } from "./outcome.ts"
-import { makePacker, type TooLarge } from "./paging.ts"
-import { cursorOf, nextQuery, type Place, type Read, snapshotName, step } from "./readPlan.ts"
+import { begin, entryTooLarge, packerFor, pageEvents } from "./pages.ts"
+import { cursorOf, nextQuery, type Place, type Read, step } from "./readPlan.ts"
 import type { ReadQueue } from "./ReadQueue.ts"
-
-/** An entry does not fit in any page: `max_payload` was lowered since it was appended. */
-export class EntryTooLarge extends Schema.TaggedError<EntryTooLarge>()("EntryTooLarge", {
-  position: Schema.Number,
-  bytes: Schema.Number,
-  pageMax: Schema.Number,
-}) {
-  override get message(): string {
-    return `entry ${this.position}: needs ${this.bytes} bytes, more than the broker's max_payload of ${this.pageMax} leaves`
-  }
-}
 
 /** Serves a read: all of its pages are confirmed when this succeeds. */
 export const serveRead = (queue: ReadQueue, read: Read) =>
-  Effect.flatMap(
-    queue.withFirstPage(read, (page) => sendSmall(queue, read, page)),
-    (upTo) => (upTo === undefined ? Effect.void : sendLong(queue, read, upTo)),
-  )
-
-const begin = ({ request }: Read): Place => ({ after: request.after, seen: 0 })
-
-/** Sends everything, if the first fetch brought that; otherwise gives the end of the snapshot. */
-const sendSmall = Effect.fnUntraced(function* (queue: ReadQueue, read: Read, { entries, isCut, upTo }: FirstPage) {
-  const { request } = read
-  const query = nextQuery(request, begin(read), limits.firstEntriesMax)
-  const found = step(request, begin(read), query, entries, upTo, isCut)
-  if (!found.isLast) return upTo
-  const packer = packerFor(read, upTo, 0)
-  const payloads = packer.add(found.entries).map(({ payload }) => payload)
-  const tooLarge = packer.tooLarge()
-  if (tooLarge !== undefined) return yield* refusal(read, tooLarge)
-  payloads.push(packer.finish(found.isLimited ? found.after : undefined))
-  yield* publish(queue, read, payloads, upTo, 0)
-  yield* queue.read(found.entries.length)
-  return undefined
-})
+  Effect.flatMap(queue.begin(read), (upTo) => (upTo === undefined ? Effect.void : sendLong(queue, read, upTo)))
 
 /** The end of the last page that was sent. */
 interface Progress {
@@ -83,7 +49,7 @@ const takeTurn = Effect.fnUntraced(function* (queue: ReadQueue, read: Read, upTo
     place = found
     yield* publish(queue, read, payloads, upTo, progress.pages)
     progress.pages += payloads.length
-    if (tooLarge !== undefined) return yield* refusal(read, tooLarge)
+    if (tooLarge !== undefined) return yield* entryTooLarge(read, tooLarge)
     yield* queue.read(found.entries.length)
     if (found.isLast) return true
     const end = full.at(-1)?.end
@@ -101,27 +67,14 @@ const takeTurn = Effect.fnUntraced(function* (queue: ReadQueue, read: Read, upTo
 const isFull = ({ maxEntries }: ReadQuery, fetched: ReadonlyArray<LogEntry>): boolean =>
   fetched.length < maxEntries && fetched.reduce((sum, { log }) => sum + storedBytes(log), 0) >= limits.fetchBytesMax
 
-const packerFor = ({ pageMax, request: { id, requestId } }: Read, upTo: number, page: number) =>
-  makePacker({ id, requestId, pageMax, snapshot: snapshotName(upTo, pageMax), page })
-
-const refusal = ({ pageMax }: Read, { bytes, position }: TooLarge) => new EntryTooLarge({ position, bytes, pageMax })
-
 const publish = Effect.fnUntraced(function* (
   queue: ReadQueue,
-  { delivery, pageMax, request: { replyTo } }: Read,
+  read: Read,
   payloads: ReadonlyArray<string>,
   upTo: number,
   firstPage: number,
 ) {
   if (payloads.length === 0) return
-  const trace = delivery.trace?.send(payloads.length)
-  const prefix = `${outcomeId(delivery)}-${snapshotName(upTo, pageMax)}`
-  const events = payloads.map((payload, i): OutgoingEvent => ({
-    payload,
-    messageId: `${prefix}-${firstPage + i}`,
-    replyTo,
-    trace,
-  }))
-  yield* queue.publish({ events, pageMax })
-  delivery.trace?.sent()
+  yield* queue.publish({ events: pageEvents(read, payloads, upTo, firstPage), pageMax: read.pageMax })
+  read.delivery.trace?.sent()
 })

@@ -45,18 +45,22 @@ export const pageRange = (order: ReadOrder, { after, from, to }: ReadQuery): Pag
   return { above, below, positionAbove }
 }
 
+/** Positions and sequence numbers come as `float8`, which is exact up to 2^53 and a number here: `int8` makes a bigint of each. */
 interface Row {
-  readonly position: bigint
+  readonly at_position: number
   readonly timestamp: bigint
-  readonly seq: bigint
+  readonly at_seq: number
   readonly log: string
   readonly escaped: boolean
 }
 
+/** Under names that the order of a statement does not mean. */
+const numbers = "position::float8 as at_position, seq::float8 as at_seq"
+
 const toEntry = (row: Row): LogEntry => ({
-  position: Number(row.position),
+  position: row.at_position,
   timestamp: row.timestamp,
-  seq: Number(row.seq),
+  seq: row.at_seq,
   log: fromStored(row.log, row.escaped),
 })
 
@@ -75,7 +79,7 @@ export const readPage = (
   const order = sql.literal(orders[query.order])
   return Effect.map(
     sql<Row>`
-      select position, timestamp, seq, log, escaped
+      select ${sql.literal(numbers)}, timestamp, log, escaped
       from (
         select position, timestamp, seq, log, escaped, sum(octet_length(log)::bigint) over (
           order by ${order} rows between unbounded preceding and 1 preceding
@@ -100,11 +104,11 @@ export const readPage = (
 }
 
 /** What a row is of the first page of a read: one of its entries, or the only one of an empty page. */
-type FirstRow = { readonly number: bigint; readonly entries: bigint } & (
+type FirstRow = { readonly read: number; readonly up_to: number } & (
   | Row
-  | { readonly position: null }
+  | { readonly at_position: null }
   /** Beyond the bound of bytes. */
-  | { readonly position: bigint; readonly log: null }
+  | { readonly at_position: number; readonly log: null }
 )
 
 const int8s = (values: ReadonlyArray<bigint>) => Result.getOrThrow(PgTypes.array(values, PgTypes.OID.int8))
@@ -118,7 +122,7 @@ export const readFirstPages = (
   const order = sql.literal(orders[ofReads])
   return Effect.map(
     sql<FirstRow>`
-      select number, entries, position, timestamp, seq, escaped,
+      select number::int4 as read, entries::float8 as up_to, ${sql.literal(numbers)}, timestamp, escaped,
         case when bytes_before is null or bytes_before < ${BigInt(maxBytes)} then log end as log
       from (
         select wanted.number, head.entries, page.*, sum(octet_length(page.log)::bigint) over (
@@ -154,9 +158,9 @@ export const readFirstPages = (
     (rows) => {
       const pages = reads.map(() => ({ upTo: 0, entries: new Array<LogEntry>(), isCut: false }))
       for (const row of rows) {
-        const page = pages[Number(row.number) - 1]!
-        page.upTo = Number(row.entries)
-        if (row.position === null) continue
+        const page = pages[row.read - 1]!
+        page.upTo = row.up_to
+        if (row.at_position === null) continue
         if (row.log === null) page.isCut = true
         else page.entries.push(toEntry(row))
       }
