@@ -352,7 +352,8 @@ export class SimulatedPostgres {
     let bytes = 0n
     for (const row of rows) {
       if (BigInt(page.length) >= maxEntries! || (page.length > 0 && bytes >= maxBytes!)) break
-      page.push({ ...row })
+      const { escaped, log, position, seq, timestamp } = row
+      page.push({ at_position: Number(position), at_seq: Number(seq), timestamp, log, escaped })
       bytes += BigInt(Buffer.byteLength(row.log))
     }
     return page
@@ -370,10 +371,10 @@ export class SimulatedPostgres {
         inclusive: false,
         bounded: true,
       })
-      const number = BigInt(at + 1)
-      if (page.length === 0) all.push({ number, entries, position: null })
+      const head = { read: at + 1, up_to: Number(entries) }
+      if (page.length === 0) all.push({ ...head, at_position: null })
       for (const row of page) {
-        all.push({ ...row, number, entries, log: bytes < int8(maxBytes) ? row["log"] : null })
+        all.push({ ...row, ...head, log: bytes < int8(maxBytes) ? row["log"] : null })
         bytes += BigInt(Buffer.byteLength(String(row["log"])))
       }
     }
