@@ -5,13 +5,14 @@
  * durations and pauses; how the processes react is theirs, so a seed repeats the plan and not the run.
  */
 import { Effect, FiberSet, Semaphore, type Scope } from "effect"
-import type { Fault, Kind } from "./faults.ts"
+import type { Fault } from "./Fault.ts"
+import type { Kind } from "./faults.ts"
 import type { Monitor } from "./Monitor.ts"
 import type { Randomness } from "./Randomness.ts"
 
 /** A fault that has struck, and what came of it. */
 export interface Struck {
-  readonly kind: Kind
+  readonly kind: string
   readonly target: string
   readonly shards: ReadonlyArray<number>
   readonly beganAt: number

@@ -9,6 +9,9 @@ import { ports } from "./ports.ts"
 import { mountSmallDisk, type SmallDisk } from "./SmallDisk.ts"
 
 const names = ["shard-a", "shard-b", "shard-c"]
+
+/** The role of the workers, which is not that of the run: it can be locked out. */
+export const workerRole = { name: "worker", password: "worker" }
 const onSmallDisk = 2
 
 const make = Effect.fnUntraced(function* (diskMegabytes: number) {
@@ -20,6 +23,14 @@ const make = Effect.fnUntraced(function* (diskMegabytes: number) {
   // By default the write-ahead log may take a gigabyte, which is more than the disk has.
   yield* onShard(shards[onSmallDisk]!, (sql) =>
     Effect.andThen(sql`alter system set max_wal_size = '64MB'`, sql`select pg_reload_conf()`),
+  )
+  yield* Effect.forEach(shards, (shard) =>
+    onShard(shard, (sql) =>
+      Effect.andThen(
+        sql`create role ${sql(workerRole.name)} login password ${sql.literal(`'${workerRole.password}'`)}`,
+        sql`grant create on schema public to ${sql(workerRole.name)}`,
+      ),
+    ),
   )
   const ring = yield* HashRing.make(names.map((name) => ({ name })))
   return TestShards.of({

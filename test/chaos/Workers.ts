@@ -1,5 +1,5 @@
 /** The workers of a run: real processes that reach the broker and the shards through proxies of their own. */
-import { Effect, Redacted, type Scope } from "effect"
+import { Effect, Schedule, type Scope } from "effect"
 import { type ChildProcess, spawn } from "node:child_process"
 import { appendFileSync, closeSync, openSync, readFileSync } from "node:fs"
 import { join } from "node:path"
@@ -8,7 +8,7 @@ import { startReaper } from "../../src/embedded/serverProcess.ts"
 import { ports } from "./ports.ts"
 import { makeProxy, type TcpProxy } from "./TcpProxy.ts"
 import { TestBroker } from "./TestBroker.ts"
-import { TestShards } from "./TestShards.ts"
+import { TestShards, workerRole } from "./TestShards.ts"
 
 export interface Worker {
   readonly name: string
@@ -19,6 +19,10 @@ export interface Worker {
   readonly start: Effect.Effect<void>
   /** Waits until the process that was started last says that it is ready. */
   readonly ready: Effect.Effect<void>
+  /** Waits until it says by itself that it can do its work: `/readyz` answers with 200. */
+  readonly serves: Effect.Effect<void>
+  /** What it last said there. */
+  readonly readiness: () => string
   readonly signal: (signal: NodeJS.Signals) => Effect.Effect<void>
   /** Sends a signal that ends it, and waits for that; gives its exit code, or the signal. Too slow a one is killed. */
   readonly end: (signal: NodeJS.Signals, withinMillis: number) => Effect.Effect<number | NodeJS.Signals | "too slow">
@@ -49,21 +53,22 @@ const makeWorker = Effect.fnUntraced(function* (
   const env = {
     PATH: process.env["PATH"],
     HOME: process.env["HOME"],
-    NATS_URL: broker.urls
+    NATS_URL: broker.workerUrls
       .split(",")
       .map((url, i) => Object.assign(new URL(url), { port: String(brokerLinks[i]!.port) }).href)
       .join(","),
     NATS_STREAM_REPLICAS: String(broker.replicas),
     METRICS_PORT: String(ports.metrics + index),
     POSTGRES_IPS: shards
-      .map(({ name: shard, user, password, database }, i) => {
-        const secret = encodeURIComponent(Redacted.value(password))
-        return `${shard}=postgres://${user}:${secret}@127.0.0.1:${shardLinks[i]!.port}/${database}`
-      })
+      .map(
+        ({ name: shard, database }, i) =>
+          `${shard}=postgres://${workerRole.name}:${workerRole.password}@127.0.0.1:${shardLinks[i]!.port}/${database}`,
+      )
       .join(","),
   }
   let current: { readonly child: ChildProcess; readonly reaper: ChildProcess; readonly logStart: number } | undefined
   let asked = true
+  let readiness = "nothing"
 
   const start = Effect.sync(() => {
     asked = false
@@ -115,6 +120,20 @@ const makeWorker = Effect.fnUntraced(function* (
       () =>
         current !== undefined && readFileSync(logFile).subarray(current.logStart).includes("objectlog worker ready"),
     ).pipe(Effect.delay("50 millis"), Effect.repeat({ until: (isReady) => isReady }), Effect.asVoid),
+    serves: Effect.suspend(() => {
+      const log = readFileSync(logFile)
+        .subarray(current?.logStart ?? 0)
+        .toString()
+      const address = /metrics on (\S+:\d+)/.exec(log)?.[1]
+      return address === undefined
+        ? Effect.succeed(false)
+        : Effect.tryPromise(async () => {
+            const response = await fetch(`http://${address}/readyz`, { signal: AbortSignal.timeout(5_000) })
+            readiness = await response.text()
+            return response.ok
+          }).pipe(Effect.orElseSucceed(() => false))
+    }).pipe(Effect.repeat({ until: (is) => is, schedule: Schedule.spaced("100 millis") }), Effect.asVoid),
+    readiness: () => readiness,
     signal: (signal) => Effect.sync(() => void current?.child.kill(signal)),
     end,
   }

@@ -15,7 +15,8 @@ import {
   type Findings,
   rowsOf,
 } from "./check.ts"
-import { type Fault, kindsFor, makeFault, type Kind, type Targets } from "./faults.ts"
+import type { Fault, Targets } from "./Fault.ts"
+import { type Kind, kindsFor, makeFault } from "./faults.ts"
 import { follow, type Message } from "./Follower.ts"
 import { Ledger, placeOf } from "./Ledger.ts"
 import { type Monitor, startMonitor } from "./Monitor.ts"
@@ -146,7 +147,7 @@ const openAtBroker = (urls: string) =>
     ),
   )
 
-/** Ends every fault that may be left, and makes sure that all workers serve. */
+/** Ends every fault that may be left; all workers have to serve then, and none may need to be started again for it. */
 const heal = Effect.fnUntraced(function* (workers: ReadonlyArray<Worker>, violation: (problem: string) => void) {
   for (const worker of workers)
     for (const link of [...worker.brokerLinks, ...worker.shardLinks]) link.set({ kind: "open" })
@@ -155,7 +156,9 @@ const heal = Effect.fnUntraced(function* (workers: ReadonlyArray<Worker>, violat
     Effect.fnUntraced(function* (worker) {
       if (worker.pid() === undefined) yield* worker.start
       const ready = yield* Effect.timeoutOption(worker.ready, "60 seconds")
-      if (ready._tag === "None") violation(`${worker.name} is not ready 60 s after the last fault`)
+      if (ready._tag === "None") return violation(`${worker.name} is not ready 60 s after the last fault`)
+      const serves = yield* Effect.timeoutOption(worker.serves, "60 seconds")
+      if (serves._tag === "None") violation(`${worker.name} is not ready to work: ${worker.readiness()}`)
     }),
     { concurrency: "unbounded", discard: true },
   )
@@ -234,7 +237,8 @@ export const chaosRun = Effect.fnUntraced(function* (options: RunOptions) {
   // Not before: consumers are made by workers that are at work.
   yield* setAckWait(broker.urls, options.ackWaitMillis)
 
-  const targets: Targets = { broker, shards, workers, ackWaitMillis: options.ackWaitMillis, violation }
+  const allSeen = Effect.forEach([intake, events, letters], ({ caughtUp }) => caughtUp, { discard: true })
+  const targets: Targets = { broker, shards, workers, ackWaitMillis: options.ackWaitMillis, allSeen, violation }
   const storm = yield* makeStorm(monitor, note)
   const random = new Randomness(seed)
   yield* options.faults({

@@ -1,5 +1,5 @@
 /**
- * `npm run chaos -- --minutes N --seed S [--cluster]`: real workers, broker and shards under load and faults, and a check
+ * `npm run chaos -- --minutes N --seed S [--cluster] [--kinds a,b]`: real workers, broker and shards under load and faults, and a check
  * of everything in the end. Exits with 1 when anything was lost, doubled, out of order or otherwise wrong.
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
@@ -7,6 +7,7 @@ import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Console, Effect, Layer } from "effect"
 import { parseArgs } from "node:util"
 import { chaosRun } from "./chaosRun.ts"
+import type { Kind } from "./faults.ts"
 import { hotObject, isolationTable, stoppedShard } from "./isolation.ts"
 import { tableOf } from "./report.ts"
 import { rage } from "./Storm.ts"
@@ -18,6 +19,7 @@ const { values: options } = parseArgs({
     minutes: { type: "string", default: "2" },
     seed: { type: "string", default: String(Date.now() % 1_000_000) },
     cluster: { type: "boolean", default: false },
+    kinds: { type: "string" },
     isolation: { type: "boolean", default: false },
     workers: { type: "string", default: "3" },
     objects: { type: "string", default: "200" },
@@ -34,6 +36,15 @@ const folder =
   `.objectlog/chaos/${options.isolation ? "isolation" : `seed-${seed}`}${options.cluster ? "-cluster" : ""}`
 // A tenth of the run each, and minutes in one that lasts ten or more.
 const longMillis = Math.min(millis / 10, 180_000)
+
+/** Of the faults that can be had those whose names begin with one of the wanted. */
+const chosen = (kinds: ReadonlyArray<Kind>): ReadonlyArray<Kind> => {
+  const wanted = options.kinds?.split(",")
+  const found = wanted === undefined ? kinds : kinds.filter((kind) => wanted.some((name) => kind.startsWith(name)))
+  if (found.length > 0) return found
+  console.error(`chaos: --kinds: expected some of ${kinds.join(", ")}, got ${JSON.stringify(options.kinds)}`)
+  process.exit(2)
+}
 
 const show = (line: string) => console.log(line)
 
@@ -59,7 +70,7 @@ const chaos = Effect.gen(function* () {
     show,
     faults: ({ kinds, make, monitor, random, storm }) =>
       rage(storm, monitor, random, {
-        kinds,
+        kinds: chosen(kinds),
         millis,
         make: (kind) => make(kind, longMillis),
         longAt: [millis * 0.2, millis * 0.6],
