@@ -19,6 +19,9 @@ const steps: ReadonlyArray<ReadonlyArray<Kind>> = [
   ["broker killed"],
   ["shard link server half-open", "workers rolled"],
   ["shard link slowed", "sessions terminated"],
+  ["broker refuses the login", "shard read-only"],
+  ["broker revokes a right", "shard failed over"],
+  ["shard refuses the login", "shard revokes a right"],
 ]
 
 const faults = ({ make, monitor, setAckWait, storm }: FaultTools) =>
