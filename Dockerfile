@@ -1,6 +1,5 @@
-# syntax=docker/dockerfile:1
 # The image of every command. Node strips the types of the sources as it loads them, so nothing is built here.
-ARG NODE_IMAGE=node:24-slim
+ARG NODE_IMAGE=node:24.21.0-slim
 
 FROM ${NODE_IMAGE} AS dependencies
 WORKDIR /app
@@ -19,7 +18,7 @@ LABEL org.opencontainers.image.title="objectlog" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.base.name="docker.io/library/node:24-slim"
+      org.opencontainers.image.base.name="docker.io/library/node:24.21.0-slim"
 ENV NODE_ENV=production NODE_OPTIONS=--max-old-space-size=512
 # Within a container the loopback address reaches nobody: what may reach the port is the network's matter.
 ENV METRICS_HOST=0.0.0.0

@@ -59,6 +59,21 @@ objectlog append 42 "before the restart" >/dev/null || fail "append"
 worker=$(plain ps -q worker)
 [ "$(docker inspect -f '{{.HostConfig.ReadonlyRootfs}} {{.Config.User}}' "$worker")" = "true 1000:1000" ] ||
   fail "the worker is not confined"
+administer() { plain exec -T "$1" psql -U postgres -d objectlog -tAc "$2" 2>/dev/null; }
+for shard in shard-a shard-b; do
+  roles=$(administer "$shard" "select rolname, rolsuper, rolpassword is null from pg_authid where rolcanlogin order by rolname")
+  [ "$roles" = $'objectlog|f|f\npostgres|t|t' ] || fail "$shard: expected a role objectlog that is no superuser, and a superuser without a password, got: $roles"
+  [ "$(administer "$shard" "select rolname from pg_roles join pg_class on relowner = pg_roles.oid where relname = 'log_entries'")" = objectlog ] ||
+    fail "$shard: the tables do not belong to the workers' role"
+  plain exec -T "$shard" sh -c 'grep CapEff "/proc/$(head -n 1 "$PGDATA/postmaster.pid")/status"' | grep -q '[[:space:]]0000000000000000$' ||
+    fail "$shard: PostgreSQL has capabilities"
+done
+reaches() {
+  plain run --rm --no-deps -T --entrypoint node worker -e \
+    "require('node:net').connect($2, '$1').on('connect', () => process.exit(0)).on('error', () => process.exit(1)).setTimeout(5000, () => process.exit(1))" 2>/dev/null
+}
+reaches nats 4222 || fail "a worker does not reach NATS"
+if reaches nats 8222; then fail "a worker reaches the monitoring port of NATS"; fi
 began=$SECONDS
 plain stop worker >/dev/null 2>&1
 [ "$(docker inspect -f '{{.State.ExitCode}}' "$worker")" = 0 ] || fail "a stopped worker did not end with code 0"
@@ -67,7 +82,7 @@ plain down --timeout 30 >/dev/null 2>&1
 plain up -d --wait --wait-timeout 180 >/dev/null 2>&1 || fail "docker-compose.yaml does not come up again"
 objectlog query 42 | grep -q "before the restart" || fail "the log is gone after down and up"
 plain down -v --timeout 10 >/dev/null 2>&1
-say "docker-compose.yaml: up, append, stop with code 0, down, up, query: right"
+say "docker-compose.yaml: confined, up, append, stop with code 0, down, up, query: right"
 
 # 2. docker-compose.test.yaml: the same under load, with faults.
 say "docker-compose.test.yaml: start with $QUERIES_MIN appends a minute"
