@@ -38,6 +38,12 @@ const beginRead = (read: Read, fetched: Exit.Exit<FirstPage, Failure>): SmallRea
   return small instanceof EntryTooLarge ? Exit.fail(small) : small
 }
 
+const charactersOf = (fetched: ReadonlyArray<Exit.Exit<FirstPage, Failure>>): number => {
+  let sum = 0
+  for (const exit of fetched) if (Exit.isSuccess(exit)) for (const { log } of exit.value.entries) sum += log.length
+  return sum
+}
+
 const isSmall = (begun: SmallRead | Begun): begun is SmallRead => !Exit.isExit(begun)
 
 /** Pages of one read that were cut for a `max_payload`. */
@@ -146,9 +152,12 @@ export const make = Effect.fnUntraced(function* (
       size: () => 0,
       atOnce: limits.firstPagesAtOnce,
       run: (reads) =>
-        memory.use(shard, noObject, limits.turnBytes(pageMaxBytes(broker.maxPayload())), () =>
+        memory.use(shard, noObject, limits.turnBytes(pageMaxBytes(broker.maxPayload())), (lease) =>
           Effect.flatMap(fetchTogether(order, reads), (fetched) => {
             moved()
+            // What it may have needed while nobody knew; until it is sent it needs this.
+            const needed = limits.pageBytes(charactersOf(fetched))
+            lease.shrink(Math.max(0, lease.weight - needed))
             return sendSmall(reads, fetched)
           }),
         ),

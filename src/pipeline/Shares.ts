@@ -90,12 +90,12 @@ export class Shares {
     shard: string,
     object: bigint,
     weight: number,
-    run: () => Effect.Effect<A, E, R>,
+    run: (lease: Lease) => Effect.Effect<A, E, R>,
   ): Effect.Effect<A, E, R> {
     return Effect.uninterruptibleMask((restore) =>
       Effect.flatMap(restore(this.take(shard, object, weight)), (lease) =>
         Effect.ensuring(
-          restore(run()),
+          restore(run(lease)),
           Effect.sync(() => lease.release()),
         ),
       ),
