@@ -224,10 +224,12 @@ const dashboard = JSON.parse(readFileSync("deploy/grafana/dashboards/objectlog.j
 }
 
 const drawPanel = async (title: string, left: number, top: number): Promise<string> => {
-  const panel = dashboard.panels.find((one) => one.title === title)
+  // Some are there a second time as a single number.
+  const panel = dashboard.panels.find((one) => one.title === title && one.type !== "stat")
   if (panel === undefined) throw new Error(`the dashboard has no panel ${title}`)
   const series = (await Promise.all(panel.targets.map(query))).flat()
   if (series.length === 0) throw new Error(`${title}: Prometheus has no data between ${clock(from)} and ${clock(to)}`)
+  if (series.some(({ name }) => name === "")) throw new Error(`${title}: a series has no name`)
   const content = panel.type === "state-timeline" ? stateTimeline(series) : timeSeries(panel, series)
   return `<g transform="translate(${left} ${top})"><rect class="p" width="${width}" height="${height}" rx="3"/><text class="h" x="14" y="22">${escaped(title)}</text>${timeAxis()}${content}</g>`
 }
