@@ -34,5 +34,5 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --start-interval=2s -
   CMD ["node", "-e", "require('node:http').get({ host: process.env.METRICS_HOST, port: process.env.METRICS_PORT || 2112, path: '/readyz', timeout: 4000 }, (answer) => process.exit(answer.statusCode === 200 ? 0 : 1)).on('timeout', () => process.exit(1)).on('error', () => process.exit(1))"]
 # No shell in between: the program is process 1, and SIGTERM reaches it.
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["node", "--max-semi-space-size=16", "--heap-growing-percent=120", "/app/src/objectlog.js"]
+ENTRYPOINT ["node", "--max-semi-space-size=16", "--heap-growing-percent=95", "/app/src/objectlog.js"]
 CMD ["worker"]

@@ -70,7 +70,7 @@ const path = (file: string) => fileURLToPath(new URL(file, import.meta.url))
 const commands: Readonly<Record<System, ReadonlyArray<string>>> = {
   objectlog: [
     "--max-semi-space-size=16",
-    "--heap-growing-percent=120",
+    "--heap-growing-percent=95",
     "--max-old-space-size=512",
     path("../src/objectlog.js"),
     "worker",

@@ -9,10 +9,10 @@ export const batchEntriesMax = 2_000
 
 /**
  * The same after a transaction of so many entries that took so long. Where a batch of the ordinary size takes more than a
- * tenth of a second it waits for other workers or for the disk, and a larger one is hardly later.
+ * tenth of a second it waits for other workers or for the disk, and a larger one is hardly later. Twice as many would take 10 MiB more.
  */
 export const batchEntries = (entries: number, millis: number): number =>
-  millis > slowMillis * Math.max(1, entries / batchEntriesMax) ? 2 * batchEntriesMax : batchEntriesMax
+  millis > slowMillis * Math.max(1, entries / batchEntriesMax) ? 1.5 * batchEntriesMax : batchEntriesMax
 
 /** A transaction that takes longer, in milliseconds, is slow for its size. */
 export const slowMillis = 100

@@ -78,7 +78,7 @@ const makeWorker = Effect.fnUntraced(function* (
     // In a session of its own, so that Ctrl-C does not end it before the run is over.
     const child = spawn(
       process.execPath,
-      ["--max-semi-space-size=16", "--heap-growing-percent=120", "--max-old-space-size=512", program, "worker"],
+      ["--max-semi-space-size=16", "--heap-growing-percent=95", "--max-old-space-size=512", program, "worker"],
       {
         env,
         stdio: ["ignore", log, log],

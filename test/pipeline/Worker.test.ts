@@ -161,7 +161,7 @@ describe("worker in memory", () => {
       yield* TestClock.adjust("500 millis")
       yield* shards.setState(0, "up")
       for (let i = 0; i < 100 && broker.unsettled() > 0; i++) yield* TestClock.adjust("100 millis")
-      assert.deepStrictEqual(yield* largest, [2 * limits.batchEntriesMax, limits.batchEntriesMax])
+      assert.deepStrictEqual(yield* largest, [1.5 * limits.batchEntriesMax, limits.batchEntriesMax])
       assert.strictEqual(broker.unsettled(), 0)
     }).pipe(Effect.scoped, Effect.provide(world())),
   )
