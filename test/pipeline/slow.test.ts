@@ -71,8 +71,8 @@ describe("a shard whose transactions are slow", () => {
       yield* worker
       yield* shards.setDelay(0, 3_000)
       yield* shards.setDelay(1, 2)
-      // 2,500 a second, where 1,333 are done.
-      const delays = yield* delaysOfOther(60, 25, 1)
+      // 2,500 a second, where 1,000 are done.
+      const delays = yield* delaysOfOther(25, 25, 1)
       assert.isAtMost(delays[Math.floor(delays.length * 0.99)]!, 5 * stepMillis)
       assert.isAbove(yield* metrics.value("parked_total", { shard: "a", kind: "appends" }), 1_000)
       assert.strictEqual(yield* metrics.value("parked_total", { shard: "b", kind: "appends" }), 0)
@@ -85,8 +85,8 @@ describe("a shard whose transactions are slow", () => {
       const metrics = yield* Metrics
       yield* worker
       yield* shards.setDelay(0, 400)
-      yield* shards.setDelay(1, 300)
-      yield* delaysOfOther(20, 60, 60)
+      yield* shards.setDelay(1, 400)
+      yield* delaysOfOther(4, 100, 100)
       for (const shard of ["a", "b"]) {
         assert.strictEqual(yield* metrics.value("parked_total", { shard, kind: "appends" }), 0)
       }
