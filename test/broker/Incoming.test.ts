@@ -2,7 +2,7 @@
 import { assert, describe, it, layer } from "@effect/vitest"
 import { Kind, Parser, type ParserEvent } from "@nats-io/nats-core/internal"
 import { createInbox, headers, type NatsConnection, type Subscription } from "@nats-io/transport-node"
-import { Arbitrary, Effect } from "effect"
+import { Arbitrary, Effect, Schedule } from "effect"
 import { Buffer } from "node:buffer"
 import { Incoming } from "../../src/broker/Incoming.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
@@ -126,14 +126,17 @@ layer(TestNats.layer, { excludeTestServices: true })("Incoming", (it) => {
       incoming.listen(subscription, (_, __, block, payload) =>
         seen.push(`${block.split("\r\n")[1]} ${String(payload)}`),
       )
-      const send = (text: string) =>
-        Effect.promise(async () => {
-          const own = headers()
-          own.set("x", "y")
-          publisher!.publish(inbox, text, { headers: own })
-          await publisher!.flush()
-          await connection!.flush()
-        })
+      /** Returns when it has arrived, somewhere. */
+      const send = Effect.fnUntraced(function* (text: string) {
+        const before = seen.length + byLibrary.length
+        const own = headers()
+        own.set("x", "y")
+        publisher!.publish(inbox, text, { headers: own })
+        yield* Effect.sync(() => seen.length + byLibrary.length > before).pipe(
+          Effect.repeat({ until: (more) => more, schedule: Schedule.spaced("5 millis") }),
+          Effect.timeout("20 seconds"),
+        )
+      })
       const large = "ä".repeat(400_000)
       yield* Effect.promise(() => connection!.flush())
       yield* send("1")
