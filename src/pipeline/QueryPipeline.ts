@@ -23,7 +23,7 @@ import { Patience } from "./Patience.ts"
 import { serveRead } from "./reading.ts"
 import type { Read } from "./readPlan.ts"
 import * as ReadQueue from "./ReadQueue.ts"
-import { refuse, type Refusals } from "./Refusals.ts"
+import { refuse } from "./Refusals.ts"
 import { type Lease, Shares } from "./Shares.ts"
 import type { Source } from "./Waiting.ts"
 import type { WorkerOptions } from "./Worker.ts"
@@ -57,6 +57,7 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
     const tracing = yield* Tracing
     const clock = yield* Clock.Clock
     const observeDelay = metrics.observer("query_delay_seconds", {})
+    const countServed = metrics.counter("messages_total", { subject: "query", outcome: "ok" })
     const places = new Shares(limits.readsWaitingBytes, ring.shards.length)
     const memory = new Shares(limits.readsBytes, ring.shards.length)
     /** Everything that was delivered and is not settled. */
@@ -128,32 +129,30 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
     const serve = (read: Admitted, source: Source) => {
       const { delivery, shard } = read
       return serveRead(shard.queue, read).pipe(
-        Effect.andThen(
-          Effect.suspend(() => {
-            delivery.ack()
-            observeDelay(secondsSince(delivery, clock.currentTimeMillisUnsafe()))
-            return metrics.count("messages_total", { subject: "query", outcome: "ok" })
-          }),
-        ),
+        Effect.map(() => {
+          delivery.ack()
+          observeDelay(secondsSince(delivery, clock.currentTimeMillisUnsafe()))
+          countServed()
+        }),
         Effect.catchTags({
           ShardUnavailable: (error) => unavailable(read, source, error),
           ReadRejected: (error) => rejected(read, error),
           EntryTooLarge: (error) => refuseRead(read, "entry_too_large", error.message),
           PagesOutdated: () => Effect.sync(() => delivery.retry(0)),
         }),
-        Effect.ensuring(Effect.sync(() => void shard.activity.moves++)),
       )
     }
 
-    /** Has something done about a delivery, which has its place until then. */
-    const run = (delivery: Delivery, place: Lease, work: Effect.Effect<void, never, Broker | Metrics | Refusals>) =>
+    /** Serves a read, which has its place until then. */
+    const run = (read: Admitted, source: Source, place: Lease) =>
       FiberSet.run(
         running,
-        tracing.within(delivery, work).pipe(
+        tracing.within(read.delivery, serve(read, source)).pipe(
           Effect.ensuring(
             Effect.sync(() => {
+              read.shard.activity.moves++
               place.release()
-              held.delete(delivery)
+              held.delete(read.delivery)
             }),
           ),
         ),
@@ -163,9 +162,7 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
     const start = (read: Admitted, source: Source) =>
       Effect.suspend(() => {
         const place = places.tryTake(read.shard.name, undefined, weightOf(read.delivery))
-        return place === undefined
-          ? Effect.succeed(false)
-          : Effect.as(run(read.delivery, place, serve(read, source)), true)
+        return place === undefined ? Effect.succeed(false) : Effect.as(run(read, source, place), true)
       })
 
     /** Does a shard that is in use have nothing to do? */

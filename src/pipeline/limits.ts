@@ -88,9 +88,9 @@ export const fetchBytesMax = 512 * 1024
  * The same for the first pages of several reads, which are fetched together: so many reads, so many entries of each, and statements at
  * the same time. One that waits for a slow object holds up its neighbours, and so it is not alone.
  */
-export const firstPagesMax = 64
+export const firstPagesMax = 128
 export const firstEntriesMax = 256
-export const firstPagesAtOnce = 2
+export const firstPagesAtOnce = 4
 
 /** Pages of several reads that are sent together, their characters, and how many such batches wait for their confirmation. */
 export const pagesMax = 256

@@ -11,10 +11,12 @@ export const metricsContract = (metrics: Layer.Layer<Metrics>) => {
   onMetrics(
     "counts each series for itself",
     Effect.gen(function* () {
-      const { count, value } = yield* Metrics
+      const { count, counter, value } = yield* Metrics
+      const queries = counter("messages_total", { subject: "query", outcome: "ok" })
+      assert.strictEqual(yield* value("messages_total", { subject: "query", outcome: "ok" }), 0)
       yield* count("messages_total", { subject: "append", outcome: "ok" }, 3)
       yield* count("messages_total", { subject: "append", outcome: "ok" })
-      yield* count("messages_total", { subject: "query", outcome: "ok" })
+      queries()
       assert.strictEqual(yield* value("messages_total", { subject: "append", outcome: "ok" }), 4)
       assert.strictEqual(yield* value("messages_total", { outcome: "ok", subject: "query" }), 1)
       assert.strictEqual(yield* value("messages_total", { subject: "query", outcome: "invalid_json" }), 0)
