@@ -81,7 +81,7 @@ export const readPage = (
     sql<Row>`
       select ${sql.literal(numbers)}, timestamp, log, escaped
       from (
-        select position, timestamp, seq, log, escaped, sum(octet_length(log)::bigint) over (
+        select position, timestamp, seq, log, escaped, sum(octet_length(log)) over (
           order by ${order} rows between unbounded preceding and 1 preceding
         ) as bytes_before
         from (
@@ -125,7 +125,7 @@ export const readFirstPages = (
       select number::int4 as read, entries::float8 as up_to, ${sql.literal(numbers)}, timestamp, escaped,
         case when bytes_before is null or bytes_before < ${BigInt(maxBytes)} then log end as log
       from (
-        select wanted.number, head.entries, page.*, sum(octet_length(page.log)::bigint) over (
+        select wanted.number, head.entries, page.*, sum(octet_length(page.log)) over (
           order by wanted.number, ${order} rows between unbounded preceding and 1 preceding
         ) as bytes_before
         from unnest(
