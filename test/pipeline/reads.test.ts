@@ -289,4 +289,41 @@ describe("a read that fails by its own fault", () => {
       assert.strictEqual(broker.unsettled(), 0)
     }).pipe(Effect.scoped, Effect.provide(world(["a"]))),
   )
+
+  it.effect(
+    "whose entry no longer fits in a page is refused; a short and a long one that were fetched with it are served",
+    () =>
+      Effect.gen(function* () {
+        const broker = yield* MemoryBroker
+        const [large, small, long] = yield* idsOf(0, 3)
+        yield* store(0, large!, ["x", "x".repeat(20_000)])
+        yield* store(0, small!, ["x"])
+        const logs = Array.from({ length: 2 * limits.firstEntriesMax }, (_, i) => String(i))
+        yield* store(0, long!, logs)
+        for (const id of [large, small, long]) yield* read({ id, request_id: String(id) })
+        yield* worker
+        yield* untilEnded(3)
+        const of = (id: number | undefined) =>
+          Effect.map(pages, (all) => all.filter((page) => page.request_id === String(id)))
+        assert.deepStrictEqual(
+          (yield* of(large)).map(({ error }) => error),
+          [
+            {
+              code: "entry_too_large",
+              message: "entry 2: needs 20058 bytes, more than the broker's max_payload of 10000 leaves",
+            },
+          ],
+        )
+        assert.deepStrictEqual(
+          broker.deadLetters().map(({ code }) => code),
+          ["entry_too_large"],
+        )
+        assert.strictEqual((yield* of(small)).length, 1)
+        assert.deepStrictEqual(
+          (yield* of(long)).flatMap(({ entries }) => entries.map(({ log }) => log)),
+          logs,
+        )
+        assert.strictEqual(broker.unsettled(), 0)
+      }).pipe(Effect.scoped, Effect.provide(world(["a"], 10_000))),
+  )
 })
