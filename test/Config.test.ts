@@ -23,7 +23,7 @@ const message = (env: Environment) => Effect.map(problem(env), (error) => error.
 
 const subject = "a NATS subject of letters, digits, _ and -, parted by dots"
 const ports = "a port, 1 … 65535"
-const nats = "host:port or nats://host:port, several parted by commas"
+const nats = "host:port, nats://host:port or tls://host:port, several parted by commas"
 const shards =
   "shards as host, host:port or name=postgres://user:password@host:port/database?weight=2, parted by commas"
 

@@ -17,7 +17,7 @@ interface Servers {
   readonly tls: boolean
 }
 
-const serverAllowed = "host:port or nats://host:port, several parted by commas"
+const serverAllowed = "host:port, nats://host:port or tls://host:port, several parted by commas"
 const escapesAllowed = "a user, password or token in which % begins an escape, itself as %25"
 const loginAllowed = "the same user and password, or token, for all servers"
 
