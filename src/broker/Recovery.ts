@@ -59,7 +59,7 @@ export class Recovery {
 
   /** The stream, made again where it is missing. */
   stream(part: StreamPart) {
-    return this.#insisted(sourceKey(part), true, ensureStream(this.#jsm, part, this.#topics))
+    return this.#insisted(sourceKey(part), true, ensureStream(this.#jsm, part, this.#topics, "there"))
   }
 
   /** The consumer, once its stream is known, made again where it is missing; what it allows. */
@@ -109,7 +109,7 @@ export class Recovery {
     return Effect.suspend(() =>
       !this.#connection.connected || Date.now() - repair.at < repairPauseMillis
         ? Effect.void
-        : this.#tried(destinationKey(part), true, ensureStream(this.#jsm, part, this.#topics)).pipe(
+        : this.#tried(destinationKey(part), true, ensureStream(this.#jsm, part, this.#topics, "there")).pipe(
             Effect.ignore,
             Effect.ensuring(Effect.sync(() => (repair.at = Date.now()))),
           ),

@@ -172,15 +172,26 @@ export const findStream = (
     return undefined
   })
 
-/** The stream of a part, made if there is none that captures its subject. */
+/**
+ * Before a stream that was there is made again. nats-server 2.9 deletes a stream's files after its name is free: one that is
+ * made meanwhile loses what it has confirmed, and nobody hears of it.
+ */
+const deletionMillis = 2_000
+
+/** The stream of a part, made if there is none that captures its subject; at once where it was `never` there, as at the start. */
 export const ensureStream = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
   part: StreamPart,
   topics: Topics,
+  before: "never" | "there",
 ): Effect.fn.Return<FoundStream, BrokerUnavailable | BrokerMisconfigured> {
   const wanted = newStream(part, topics)
   const subject = wanted.subjects[0]!
   let found = yield* findStream(jsm, subject)
+  if (found === undefined && before === "there") {
+    yield* Effect.sleep(deletionMillis)
+    found = yield* findStream(jsm, subject)
+  }
   if (found === undefined) {
     const create = part === "response" ? addResponse(jsm, wanted) : addStream(jsm, wanted)
     const created = yield* Effect.result(Effect.mapError(create, advised(wanted)))
@@ -269,11 +280,11 @@ export const provision = Effect.fnUntraced(function* (
   topics: Topics,
 ): Effect.fn.Return<Provisioned, BrokerUnavailable | BrokerMisconfigured> {
   const found = {
-    logs: yield* ensureStream(jsm, "logs", topics),
-    query: yield* ensureStream(jsm, "query", topics),
-    response: yield* ensureStream(jsm, "response", topics),
-    dead: yield* ensureStream(jsm, "dead", topics),
-    parked: yield* ensureStream(jsm, "parked", topics),
+    logs: yield* ensureStream(jsm, "logs", topics, "never"),
+    query: yield* ensureStream(jsm, "query", topics, "never"),
+    response: yield* ensureStream(jsm, "response", topics, "never"),
+    dead: yield* ensureStream(jsm, "dead", topics, "never"),
+    parked: yield* ensureStream(jsm, "parked", topics, "never"),
   }
   yield* ensureConsumer(jsm, found.logs.name, intakeConsumer("logs", topics))
   yield* ensureConsumer(jsm, found.query.name, intakeConsumer("query", topics))

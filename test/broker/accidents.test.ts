@@ -117,9 +117,14 @@ describe("provisioning accidents", () => {
         for (const name of ["objectlog_response", "objectlog_dead", "objectlog_logs_parked"]) {
           yield* promised(() => jsm.streams.delete(name))
         }
-        yield* attempts(broker.publish([{ payload: "e", messageId: "1", replyTo: undefined }]))
-        yield* attempts(broker.deadLetter(one, { code: "invalid_json", message: "no" }))
-        yield* attempts(broker.park("appends", "a", [one]))
+        yield* Effect.all(
+          [
+            attempts(broker.publish([{ payload: "e", messageId: "1", replyTo: undefined }])),
+            attempts(broker.deadLetter(one, { code: "invalid_json", message: "no" })),
+            attempts(broker.park("appends", "a", [one])),
+          ],
+          { concurrency: "unbounded" },
+        )
         for (const name of ["objectlog_response", "objectlog_dead", "objectlog_logs_parked"]) {
           assert.strictEqual((yield* promised(() => jsm.streams.info(name))).state.messages, 1, name)
         }
