@@ -32,9 +32,9 @@ class LongestFirst extends BaseSequencer {
 
 /** Those that need neither a process nor a server, and change nothing outside of themselves: they share one import of Effect. */
 const inMemory = [
-  "test/{domain,placement}/*.test.ts",
-  "test/*/{Memory,plan,transient,verify,limits,saslprep,Letter,Violations,headers,setAside,Window}.test.ts",
-  "test/observe/{Health,Metrics,Sampler,TracingSettings,Watchdog,traceContext}.test.ts",
+  "test/{contract,placement}/*.test.ts",
+  "test/*/{Memory,plan,transient,verify,limits,saslprep,Letter,Violations,headers,setAside,Window,provision}.test.ts",
+  "test/{config,observe,trace}/{Health,Metrics,Sampler,TracingSettings,Watchdog,traceContext}.test.ts",
   "test/load/{Reader,ledger,measures}.test.ts",
   "test/pipeline/{Worker,traces}.test.ts",
   "test/{cli/logging,cli/heap,fuzz/check}.test.ts",

@@ -19,7 +19,7 @@ import { startCommand } from "./cli/start.ts"
 import { workerCommand } from "./cli/worker.ts"
 import { usageLayer } from "./cli/usage.ts"
 import { urlCommand } from "./cli/url.ts"
-import { version } from "./version.ts"
+import { version } from "./config/version.ts"
 
 const wrongConfiguration = new Set([
   "ConfigInvalid",

@@ -8,8 +8,8 @@
  */
 import * as nodeModule from "node:module"
 import { join } from "node:path"
-import { cacheFolder } from "./cacheFolder.js"
-import { foreignEntry } from "./foreignEntry.js"
+import { cacheFolder } from "./embedded/cacheFolder.js"
+import { foreignEntry } from "./embedded/foreignEntry.js"
 
 /** @type {(problem: string) => never} */
 const refuse = (problem) => {

@@ -9,7 +9,7 @@
  * log, 100 without it.
  */
 import { connect, createInbox, type Msg, type MsgHdrs } from "@nats-io/transport-node"
-import { connectionOptions } from "../../src/broker/connectionOptions.ts"
+import { connectionOptions } from "../../src/nats/connectionOptions.ts"
 import { pull } from "./pull.ts"
 import { connectShards } from "./shards.ts"
 

@@ -5,7 +5,7 @@
  * Environment: `NATS_URL`; `SHARDS`, a JSON array of connection strings.
  */
 import { connect, type Msg } from "@nats-io/transport-node"
-import { connectionOptions } from "../../src/broker/connectionOptions.ts"
+import { connectionOptions } from "../../src/nats/connectionOptions.ts"
 import { pull } from "./pull.ts"
 import { connectShards } from "./shards.ts"
 

@@ -5,10 +5,10 @@
  * `NatsLive` is the live layer, `layerMemory` (Memory.ts) its twin; both pass `test/broker/brokerContract.ts`.
  */
 import { Context, Schema, type Effect, type Stream } from "effect"
-import type { Stamp } from "../domain/LogEntry.ts"
-import type { ErrorCode } from "../domain/Protocol.ts"
-import type { MessageTrace } from "../observe/MessageTrace.ts"
-import type { TraceHeaders } from "../observe/traceContext.ts"
+import type { Stamp } from "../contract/LogEntry.ts"
+import type { ErrorCode } from "../contract/Protocol.ts"
+import type { MessageTrace } from "../trace/MessageTrace.ts"
+import type { TraceHeaders } from "../trace/traceContext.ts"
 
 /** The broker cannot be reached or does not confirm. Another attempt may succeed; nothing was lost. */
 export class BrokerUnavailable extends Schema.TaggedError<BrokerUnavailable>()("BrokerUnavailable", {

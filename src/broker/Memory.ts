@@ -14,7 +14,7 @@ import {
   type ParkedKind,
   untroubled,
 } from "./Broker.ts"
-import type { TraceHeaders } from "../observe/traceContext.ts"
+import type { TraceHeaders } from "../trace/traceContext.ts"
 import { MemoryDelivery, MemoryStream, Stamper, type StoredMessage, Timers } from "./MemoryStream.ts"
 
 export interface StoredEvent {

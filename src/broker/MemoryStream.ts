@@ -1,8 +1,8 @@
 /** A stream of the broker in memory with its durable consumer, and its deliveries. Time is Effect's clock. */
 import { Clock, Effect } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
-import { decodeText } from "../domain/Protocol.ts"
-import type { MessageTrace } from "../observe/MessageTrace.ts"
+import { decodeText } from "../contract/Protocol.ts"
+import type { MessageTrace } from "../trace/MessageTrace.ts"
 import type { ConsumerState, Delivery } from "./Broker.ts"
 import { ackWaitMillis } from "./consumerRules.ts"
 

@@ -1,9 +1,9 @@
 /** One delivery of a JetStream message: its stamp, its headers, and how it is settled. */
-import type { MessageTrace } from "../observe/MessageTrace.ts"
-import { ownText } from "../domain/ownText.ts"
+import type { MessageTrace } from "../trace/MessageTrace.ts"
+import { ownText } from "../contract/ownText.ts"
 import type { Delivery } from "./Broker.ts"
-import { firstHeader, type Headers, headerValue, parseHeaders } from "./headers.ts"
-import { numberIn } from "./Incoming.ts"
+import { firstHeader, type Headers, headerValue, parseHeaders } from "../nats/headers.ts"
+import { numberIn } from "../nats/Incoming.ts"
 import { readSetAside } from "./setAside.ts"
 import type { Life, StreamLives } from "./StreamLife.ts"
 

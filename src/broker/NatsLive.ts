@@ -11,15 +11,15 @@ import {
   type OutgoingEvent,
 } from "./Broker.ts"
 import { brokerState } from "./brokerState.ts"
-import { connectionEnd, type ConnectionState, watchConnection } from "./connection.ts"
-import { connectionOptions } from "./connectionOptions.ts"
+import { connectionEnd, type ConnectionState, watchConnection } from "../nats/connection.ts"
+import { connectionOptions } from "../nats/connectionOptions.ts"
 import type { ConsumerSpec } from "./consumerRules.ts"
 import { deadLetterMessages } from "./deadLetter.ts"
 import { deliveries } from "./deliveries.ts"
-import { Incoming } from "./Incoming.ts"
+import { Incoming } from "../nats/Incoming.ts"
 import { appendsPull, intakeBytes, queriesPull, setAsidePart } from "./intakeLimits.ts"
 import { NatsDelivery } from "./NatsDelivery.ts"
-import { Outgoing } from "./Outgoing.ts"
+import { Outgoing } from "../nats/Outgoing.ts"
 import {
   attempt,
   type BrokerMisconfigured,
@@ -30,9 +30,9 @@ import {
   retryConsumer,
   type Topics,
 } from "./provision.ts"
-import { eventHeaders, makePublisher, type Message, publishMade } from "./publish.ts"
+import { eventHeaders, makePublisher, type Message, publishMade } from "../nats/publish.ts"
 import { Recovery, recoveryPauses } from "./Recovery.ts"
-import { isStoreFull } from "./jetStreamErrors.ts"
+import { isStoreFull } from "../nats/jetStreamErrors.ts"
 import { parkedSubject, parkedTopic, reserveTopic, setAsideMessage } from "./setAside.ts"
 import { makeStorage } from "./Storage.ts"
 import { StreamLives } from "./StreamLife.ts"

@@ -9,10 +9,10 @@
 import { DiscardPolicy, type JetStreamManager, RetentionPolicy, StorageType } from "@nats-io/jetstream"
 import { Effect } from "effect"
 import { BrokerUnavailable } from "./Broker.ts"
-import { blockText } from "./headers.ts"
+import { blockText } from "../nats/headers.ts"
 import { attempt, findStream, streamName, type Topics } from "./provision.ts"
-import { type Message, publishMade, type PublishAll } from "./publish.ts"
-import { isStoreFull } from "./jetStreamErrors.ts"
+import { type Message, publishMade, type PublishAll } from "../nats/publish.ts"
+import { isStoreFull } from "../nats/jetStreamErrors.ts"
 import { reserveTopic } from "./setAside.ts"
 
 /**

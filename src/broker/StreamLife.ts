@@ -10,7 +10,7 @@
  * stream is in doubt nothing is pulled from it, so that no more can wait than the worker held when the doubt began.
  */
 import { Effect, Latch } from "effect"
-import type { Outgoing } from "./Outgoing.ts"
+import type { Outgoing } from "../nats/Outgoing.ts"
 
 /** A stream that was found. `created` tells it from an earlier one of its name. */
 export interface FoundStream {

@@ -3,7 +3,7 @@ import type { JetStreamManager } from "@nats-io/jetstream"
 import { Effect } from "effect"
 import type { BrokerState, BrokerUnavailable, ConsumerState } from "./Broker.ts"
 import type { IntakeCounts } from "./deliveries.ts"
-import { isNotFound } from "./jetStreamErrors.ts"
+import { isNotFound } from "../nats/jetStreamErrors.ts"
 import { consumerProblem } from "./consumerRules.ts"
 import { attempt, consumerName, findConsumer, streamSubjects, type Topics } from "./provision.ts"
 

@@ -13,8 +13,8 @@
  */
 import type { DeadLetter } from "./Broker.ts"
 import type { NatsDelivery } from "./NatsDelivery.ts"
-import { blockText, type Headers, isPlain } from "./headers.ts"
-import type { Message } from "./publish.ts"
+import { blockText, type Headers, isPlain } from "../nats/headers.ts"
+import type { Message } from "../nats/publish.ts"
 
 /** Longest reason in a header, in characters. */
 const reasonMax = 512

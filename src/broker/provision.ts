@@ -18,7 +18,7 @@ import {
 import { Effect, Result, Schema } from "effect"
 import { BrokerUnavailable, type ParkedKind } from "./Broker.ts"
 import { ackWaitMillis, consumerProblem, type ConsumerSpec } from "./consumerRules.ts"
-import { ackPendingLimit, isNameInUse, isNotFound, lacksRoom } from "./jetStreamErrors.ts"
+import { ackPendingLimit, isNameInUse, isNotFound, lacksRoom } from "../nats/jetStreamErrors.ts"
 import { parkedSubject, parkedTopic, retrySubject, shardToken } from "./setAside.ts"
 import type { FoundStream } from "./StreamLife.ts"
 import { type StreamPart, streamParts, streamProblem, streamRemarks, type StreamSubjects } from "./streamRules.ts"

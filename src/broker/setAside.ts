@@ -7,12 +7,12 @@
  * often it is set aside.
  */
 import { createHash } from "node:crypto"
-import type { Stamp } from "../domain/LogEntry.ts"
-import { isPublishable } from "../domain/Subject.ts"
+import type { Stamp } from "../contract/LogEntry.ts"
+import { isPublishable } from "../contract/Subject.ts"
 import type { ParkedKind } from "./Broker.ts"
 import { kept, unkept } from "./deadLetter.ts"
-import { blockText, type Headers } from "./headers.ts"
-import type { Message } from "./publish.ts"
+import { blockText, type Headers } from "../nats/headers.ts"
+import type { Message } from "../nats/publish.ts"
 
 /** Where a request came from. */
 interface Origin extends Stamp {

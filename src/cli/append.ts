@@ -1,9 +1,9 @@
 /** `objectlog append`: one append, or one for each line of standard input. */
 import { Duration, Effect, Option, Redacted, Result, Schema, Stdio, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
-import * as ObjectId from "../domain/ObjectId.ts"
-import { messageIdProblem } from "../domain/Protocol.ts"
-import { type Append, type Appended, Client, ClientFailed, RequestRefused } from "./Client.ts"
+import * as ObjectId from "../contract/ObjectId.ts"
+import { messageIdProblem } from "../contract/Protocol.ts"
+import { type Append, type Appended, Client, ClientFailed, RequestRefused } from "../client/Client.ts"
 import { type InputInvalid, lines, standardInput } from "./input.ts"
 import { complain, print } from "./output.ts"
 import { serversFor } from "./servers.ts"

@@ -1,8 +1,8 @@
 /** `objectlog dead`: refused requests, to be looked at, retried, or dropped. */
 import { Clock, Effect, FileSystem, Option, Stdio, Stream, Terminal } from "effect"
 import { Command, Flag, Prompt } from "effect/cli"
-import { reasonText } from "../systemError.ts"
-import { ClientFailed } from "./Client.ts"
+import { reasonText } from "../embedded/systemError.ts"
+import { ClientFailed } from "../client/Client.ts"
 import { chosen, filterFlags, missing, opened, selected, seqArgument, seqArguments, workOn } from "./letters.ts"
 import { ageText, Counts, letterJson, letterText, makeTable } from "./letterText.ts"
 import { standardInput } from "./input.ts"

@@ -1,7 +1,7 @@
 /** Standard input as commands read it. */
 import { Effect, Schema, Stdio, Stream } from "effect"
 import { fstatSync } from "node:fs"
-import { reasonText } from "../systemError.ts"
+import { reasonText } from "../embedded/systemError.ts"
 
 /** Standard input can't be used as it is. */
 export class InputInvalid extends Schema.TaggedError<InputInvalid>()("InputInvalid", { reason: Schema.String }) {

@@ -1,7 +1,7 @@
 /** The live layers of a worker, put together from the settings. */
 import { Effect, Layer, Redacted } from "effect"
 import { NatsLive } from "../broker/NatsLive.ts"
-import type { Settings } from "../Config.ts"
+import type { Settings } from "../config/Config.ts"
 import { MetricsLive } from "../observe/Metrics.ts"
 import { placementOf } from "../placement/guard.ts"
 import { HashRing } from "../placement/HashRing.ts"

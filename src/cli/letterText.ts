@@ -1,11 +1,11 @@
 /** Dead letters as an operator sees them: rows of a table, lines of JSON, and one letter in full. */
 import { Result } from "effect"
 import { isUtf8 } from "node:buffer"
-import type { Letter } from "../broker/Letter.ts"
-import { headerValue } from "../broker/headers.ts"
-import { toMillis } from "../domain/LogEntry.ts"
-import type { ObjectId } from "../domain/ObjectId.ts"
-import { decodeAppend, decodeText } from "../domain/Protocol.ts"
+import type { Letter } from "../letters/Letter.ts"
+import { headerValue } from "../nats/headers.ts"
+import { toMillis } from "../contract/LogEntry.ts"
+import type { ObjectId } from "../contract/ObjectId.ts"
+import { decodeAppend, decodeText } from "../contract/Protocol.ts"
 import { escapeLog, jsonLine } from "./terminal.ts"
 
 /** The object of a refused request, where that much of it can be read. */

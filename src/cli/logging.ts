@@ -3,7 +3,7 @@
  * there, so that a line leads to its trace. What a message says is not logged at any level.
  */
 import { Cause, Context, Layer, Logger, References, Tracer } from "effect"
-import type { LogLevel, Settings } from "../Config.ts"
+import type { LogLevel, Settings } from "../config/Config.ts"
 import { messageLine, messageLines } from "./terminal.ts"
 
 interface Line {

@@ -1,8 +1,8 @@
 /** `objectlog migrate`: creates and migrates the tables of all shards, as who owns them; workers then need fewer rights. */
 import { Effect } from "effect"
 import { Command } from "effect/cli"
-import { shards as readShards } from "../ConfigShards.ts"
-import { ConfigInvalid } from "../ConfigValue.ts"
+import { shards as readShards } from "../config/ConfigShards.ts"
+import { ConfigInvalid } from "../config/ConfigValue.ts"
 import { placementOf } from "../placement/guard.ts"
 import { HashRing } from "../placement/HashRing.ts"
 import { schemaVersion } from "../shard/migrations.ts"

@@ -1,6 +1,6 @@
 /** All that commands print: results to standard output, all else, in lines, to standard error. */
 import { Console, Effect, Schema, Stdio, Stream } from "effect"
-import { codeOf, reasonText } from "../systemError.ts"
+import { codeOf, reasonText } from "../embedded/systemError.ts"
 import { messageLine, messageLines } from "./terminal.ts"
 
 /** Standard output does not take what is written: a full disk, for example. */

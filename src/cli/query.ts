@@ -2,7 +2,7 @@
 import { Effect, Option, Stdio, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { clientFor, idArgument, timeoutFlag } from "./append.ts"
-import { Client, ClientFailed, type Entry } from "./Client.ts"
+import { Client, ClientFailed, type Entry } from "../client/Client.ts"
 import { printAll, tell } from "./output.ts"
 import { escapeLog, jsonLine } from "./terminal.ts"
 

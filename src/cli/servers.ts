@@ -1,7 +1,7 @@
 /** Which broker the client commands talk to. */
 import { Config, Effect, FileSystem, Option, Redacted, Result, Schema } from "effect"
-import { readServers } from "../broker/connectionOptions.ts"
-import { ConfigInvalid, natsUrl } from "../Config.ts"
+import { readServers } from "../nats/connectionOptions.ts"
+import { ConfigInvalid, natsUrl } from "../config/Config.ts"
 import { hasPrograms } from "../embedded/postgresPrograms.ts"
 
 /** Neither `NATS_URL` nor a running embedded server says where to connect to. */

@@ -1,7 +1,7 @@
 /** `objectlog start`: embedded servers where none are given, and a worker on them. */
 import { Effect, FileSystem, Layer, Path, Redacted } from "effect"
 import { Command } from "effect/cli"
-import { settings as readSettings, type Settings } from "../Config.ts"
+import { settings as readSettings, type Settings } from "../config/Config.ts"
 import { Broker } from "../broker/Broker.ts"
 import { ownFolder, unusable } from "../embedded/dataFolder.ts"
 import { freeBytes } from "../embedded/disk.ts"

@@ -5,7 +5,7 @@
 import { connect } from "@nats-io/transport-node"
 import { Context, Effect, Exit, FileSystem, Layer, Path, Redacted, Scope } from "effect"
 import { randomUUID } from "node:crypto"
-import { connectionOptions } from "../broker/connectionOptions.ts"
+import { connectionOptions } from "../nats/connectionOptions.ts"
 import { unusable } from "./dataFolder.ts"
 import { storeLimitOf } from "./disk.ts"
 import { freePort } from "./freePort.ts"

@@ -3,7 +3,7 @@ import { Effect, Schema } from "effect"
 import type { PlatformError } from "effect/PlatformError"
 import { lstatSync, mkdirSync, statSync } from "node:fs"
 import { dirname } from "node:path"
-import { codeOf, reasonText } from "../systemError.ts"
+import { codeOf, reasonText } from "./systemError.ts"
 import { refuseForeign } from "./trust.ts"
 
 /** Something in it can't be made, read or written. */

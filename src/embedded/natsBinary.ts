@@ -1,7 +1,7 @@
 /** Finds nats-server: `NATS_SERVER`, the PATH, or Debian's package unpacked into a cache, without touching the system. */
 import { Effect, FileSystem, Path, Schema } from "effect"
-import { cacheFolder } from "../cacheFolder.js"
-import { reasonText } from "../systemError.ts"
+import { cacheFolder } from "./cacheFolder.js"
+import { reasonText } from "./systemError.ts"
 import { runProgram } from "./runProgram.ts"
 import { refuseForeign } from "./trust.ts"
 

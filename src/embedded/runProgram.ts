@@ -1,7 +1,7 @@
 /** Runs a program to its end, for what it does. */
 import { Effect, Schema } from "effect"
 import { execFile } from "node:child_process"
-import { reasonText } from "../systemError.ts"
+import { reasonText } from "./systemError.ts"
 import type { Account } from "./serverProcess.ts"
 
 /** A program could not be run, or ended with another code than 0. */

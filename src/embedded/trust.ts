@@ -1,6 +1,6 @@
 /** Refuses what somebody else may have put in our place. */
 import { Effect, Schema } from "effect"
-import { foreignEntry } from "../foreignEntry.js"
+import { foreignEntry } from "./foreignEntry.js"
 
 /** An entry on the way to a path is neither ours nor the system's. */
 export class ForeignEntry extends Schema.TaggedError<ForeignEntry>()("ForeignEntry", {

@@ -1,6 +1,6 @@
 /** Reads the logs of a run back: where each began, then what comes, at the end everything once more. */
 import { Clock, Effect, Fiber, type Scope } from "effect"
-import type { ObjectId } from "../domain/ObjectId.ts"
+import type { ObjectId } from "../contract/ObjectId.ts"
 import { CompleteRead } from "./CompleteRead.ts"
 import type { LedgerContext } from "./LedgerContext.ts"
 import type { ObjectLedger } from "./ObjectLedger.ts"

@@ -9,7 +9,7 @@
  * Events arrive over core NATS, which drops them while the connection is down; those are taken from their stream.
  */
 import { Clock, Deferred, Effect, Exit, Option, type Redacted, type Scope } from "effect"
-import { ClientFailed } from "../cli/Client.ts"
+import { ClientFailed } from "../client/Client.ts"
 import { readFloor, replayEvents } from "./BrokerView.ts"
 import { connected } from "./connected.ts"
 import { readEvent } from "./events.ts"

@@ -5,8 +5,8 @@
  * An append that is not acknowledged is sent again until it is. Its `Nats-Msg-Id` makes sure that it is stored once.
  */
 import { createInbox, type NatsConnection } from "@nats-io/transport-node"
-import { idBlock } from "../broker/headers.ts"
-import { Outgoing } from "../broker/Outgoing.ts"
+import { idBlock } from "../nats/headers.ts"
+import { Outgoing } from "../nats/Outgoing.ts"
 import type { Append } from "./Append.ts"
 import type { Texts } from "./Texts.ts"
 

@@ -7,7 +7,7 @@
  */
 import type { NatsConnection } from "@nats-io/transport-node"
 import { Effect, Schema } from "effect"
-import { encodeReadRequest, type Entry, PageMerge, type Read, orderOf } from "../cli/Client.ts"
+import { encodeReadRequest, type Entry, PageMerge, type Read, orderOf } from "../client/Client.ts"
 import type { PageEvent, RefusedEvent } from "./events.ts"
 
 /** No page came for the time that a read may take. */

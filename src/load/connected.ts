@@ -1,10 +1,10 @@
 /** The load generator's connection: it outlives restarts of the broker and tells when it was made again. */
 import { connect, type NatsConnection } from "@nats-io/transport-node"
 import { Effect, Redacted, Schedule, type Scope } from "effect"
-import { watchConnection } from "../broker/connection.ts"
-import { connectionOptions, shownServers } from "../broker/connectionOptions.ts"
+import { watchConnection } from "../nats/connection.ts"
+import { connectionOptions, shownServers } from "../nats/connectionOptions.ts"
 import { attempt } from "../broker/provision.ts"
-import { ClientFailed } from "../cli/Client.ts"
+import { ClientFailed } from "../client/Client.ts"
 
 /** How long the first connection may take, over all attempts, in seconds: a broker that is starting is waited for. */
 const connectSeconds = 30

@@ -1,6 +1,6 @@
 /** Reads what the service publishes, and of that only what answers this run. */
 import { Option, Schema } from "effect"
-import type { Entry } from "../cli/Client.ts"
+import type { Entry } from "../client/Client.ts"
 import type { Place } from "./Append.ts"
 
 export interface AppendEvent {

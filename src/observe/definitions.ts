@@ -4,7 +4,7 @@
  * Labels are bounded: a shard is one of the configured ones, all others come from closed sets. Never an object id.
  */
 import { operations } from "../broker/Broker.ts"
-import { errorCodes } from "../domain/Protocol.ts"
+import { errorCodes } from "../contract/Protocol.ts"
 import { shardUses } from "../shard/ShardPool.ts"
 
 /** Kinds of requests; the value of every `subject` label, whatever the topics are called. */

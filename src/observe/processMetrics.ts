@@ -5,7 +5,7 @@
 import { Effect, Layer, Metric } from "effect"
 import { readdirSync, readFileSync } from "node:fs"
 import { constants, monitorEventLoopDelay, performance, PerformanceObserver } from "node:perf_hooks"
-import { version } from "../version.ts"
+import { version } from "../config/version.ts"
 
 /**
  * How often the event loop is probed, in milliseconds. Each probe wakes the process: ten milliseconds, Node's default,

@@ -6,9 +6,9 @@
  */
 import { Effect, Fiber, Result, Stream } from "effect"
 import { Broker, type Delivery } from "../broker/Broker.ts"
-import { decodeAppend, messageIdProblem, type Limits, type Refusal } from "../domain/Protocol.ts"
+import { decodeAppend, messageIdProblem, type Limits, type Refusal } from "../contract/Protocol.ts"
 import { Metrics } from "../observe/Metrics.ts"
-import { Tracing } from "../observe/Tracing.ts"
+import { Tracing } from "../trace/Tracing.ts"
 import { HashRing } from "../placement/HashRing.ts"
 import { Flow } from "./Flow.ts"
 import * as Lane from "./Lane.ts"

@@ -13,11 +13,11 @@
  */
 import { Clock, Duration, Effect, FiberSet, Latch, Random, Semaphore, type Scope } from "effect"
 import type { Broker } from "../broker/Broker.ts"
-import type { Placed } from "../domain/LogEntry.ts"
+import type { Placed } from "../contract/LogEntry.ts"
 import { retryReason } from "../observe/definitions.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import { watched } from "../observe/Parts.ts"
-import { Tracing } from "../observe/Tracing.ts"
+import { Tracing } from "../trace/Tracing.ts"
 import { ShardPool } from "../shard/ShardPool.ts"
 import type { Flow } from "./Flow.ts"
 import * as limits from "./limits.ts"

@@ -4,8 +4,8 @@
  * broker still holds what was finished lately, so that the operator can have it stored again; but has to be told.
  */
 import { Effect } from "effect"
-import type { Placed } from "../domain/LogEntry.ts"
-import type { ObjectId } from "../domain/ObjectId.ts"
+import type { Placed } from "../contract/LogEntry.ts"
+import type { ObjectId } from "../contract/ObjectId.ts"
 import { ShardPool } from "../shard/ShardPool.ts"
 import * as limits from "./limits.ts"
 

@@ -10,11 +10,11 @@
  */
 import { Clock, Effect, FiberSet, Random, Result, Stream } from "effect"
 import { Broker, type Delivery } from "../broker/Broker.ts"
-import { decodeRead, pageMaxBytes, type Refusal } from "../domain/Protocol.ts"
+import { decodeRead, pageMaxBytes, type Refusal } from "../contract/Protocol.ts"
 import { retryReason } from "../observe/definitions.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import { watched } from "../observe/Parts.ts"
-import { Tracing } from "../observe/Tracing.ts"
+import { Tracing } from "../trace/Tracing.ts"
 import { HashRing } from "../placement/HashRing.ts"
 import type { ReadRejected, ShardUnavailable } from "../shard/ShardPool.ts"
 import * as limits from "./limits.ts"

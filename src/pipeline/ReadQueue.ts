@@ -4,10 +4,10 @@
  */
 import { Effect, Exit, Schema, type Scope, Semaphore } from "effect"
 import { Broker, type OutgoingEvent } from "../broker/Broker.ts"
-import type { LogEntry } from "../domain/LogEntry.ts"
-import { pageMaxBytes } from "../domain/Protocol.ts"
+import type { LogEntry } from "../contract/LogEntry.ts"
+import { pageMaxBytes } from "../contract/Protocol.ts"
 import { Metrics } from "../observe/Metrics.ts"
-import { Tracing } from "../observe/Tracing.ts"
+import { Tracing } from "../trace/Tracing.ts"
 import {
   type FirstPage,
   type PageQuery,

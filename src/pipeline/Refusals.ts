@@ -8,7 +8,7 @@
  */
 import { Clock, Context, Effect, Fiber, Latch, Queue, Random, type Scope, Stream } from "effect"
 import type { Broker, Delivery } from "../broker/Broker.ts"
-import type { Refusal } from "../domain/Protocol.ts"
+import type { Refusal } from "../contract/Protocol.ts"
 import { type Subject, subjects } from "../observe/definitions.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import { watched } from "../observe/Parts.ts"

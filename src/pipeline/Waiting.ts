@@ -1,9 +1,9 @@
 /** Appends that wait in a lane: a queue bounded in entries and in the memory that its shard has of the worker's. */
 import { Latch } from "effect"
 import type { Delivery } from "../broker/Broker.ts"
-import type { NewEntry } from "../domain/LogEntry.ts"
-import { ownText } from "../domain/ownText.ts"
-import type { Addressed } from "../domain/Protocol.ts"
+import type { NewEntry } from "../contract/LogEntry.ts"
+import { ownText } from "../contract/ownText.ts"
+import type { Addressed } from "../contract/Protocol.ts"
 import * as limits from "./limits.ts"
 
 /** Where an append comes from: `setAside` is what was parked, or refused and is tried again. */

@@ -1,12 +1,12 @@
 /** How a message ends: its event, its dead letter, and the identity of both. */
 import { Effect, Option } from "effect"
 import { Broker, type BrokerUnavailable, type Delivery, type OutgoingEvent, type ParkedKind } from "../broker/Broker.ts"
-import type { Placed } from "../domain/LogEntry.ts"
-import { encodeAppended, encodeError, type Refusal } from "../domain/Protocol.ts"
+import type { Placed } from "../contract/LogEntry.ts"
+import { encodeAppended, encodeError, type Refusal } from "../contract/Protocol.ts"
 import { type RetryPart, retryReason, type Subject } from "../observe/definitions.ts"
 import { Metrics } from "../observe/Metrics.ts"
-import { Tracing } from "../observe/Tracing.ts"
-import type { TraceHeaders } from "../observe/traceContext.ts"
+import { Tracing } from "../trace/Tracing.ts"
+import type { TraceHeaders } from "../trace/traceContext.ts"
 import * as limits from "./limits.ts"
 import type { Work } from "./Waiting.ts"
 

@@ -1,8 +1,8 @@
 /** Packs entries into pages that fill the broker's `max_payload` well and never exceed it. Pure. */
-import { encodeEntry, encodePage, pageOverheadBytes, type Page } from "../domain/Protocol.ts"
-import type { Cursor } from "../domain/Cursor.ts"
-import type { LogEntry } from "../domain/LogEntry.ts"
-import type { ObjectId } from "../domain/ObjectId.ts"
+import { encodeEntry, encodePage, pageOverheadBytes, type Page } from "../contract/Protocol.ts"
+import type { Cursor } from "../contract/Cursor.ts"
+import type { LogEntry } from "../contract/LogEntry.ts"
+import type { ObjectId } from "../contract/ObjectId.ts"
 
 /** An entry does not fit in any page: `max_payload` was lowered since it was appended. */
 export interface TooLarge {

@@ -1,8 +1,8 @@
 /** How a read goes on: what it fetches next, and what that means for it. Pure. */
 import type { Delivery } from "../broker/Broker.ts"
-import type { Cursor } from "../domain/Cursor.ts"
-import type { LogEntry } from "../domain/LogEntry.ts"
-import type { ReadRequest } from "../domain/Protocol.ts"
+import type { Cursor } from "../contract/Cursor.ts"
+import type { LogEntry } from "../contract/LogEntry.ts"
+import type { ReadRequest } from "../contract/Protocol.ts"
 import type { ReadQuery } from "../shard/ShardPool.ts"
 import * as limits from "./limits.ts"
 

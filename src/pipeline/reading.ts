@@ -10,7 +10,7 @@
  * the first fetch" is a snapshot that needs no transaction and no connection between pages.
  */
 import { Effect } from "effect"
-import { type LogEntry, storedBytes } from "../domain/LogEntry.ts"
+import { type LogEntry, storedBytes } from "../contract/LogEntry.ts"
 import type { ReadQuery } from "../shard/ShardPool.ts"
 import * as limits from "./limits.ts"
 import { begin, entryTooLarge, packerFor, pageEvents } from "./pages.ts"

@@ -9,8 +9,8 @@ import {
   type Placed,
   type Stamp,
   storedBytes,
-} from "../domain/LogEntry.ts"
-import type { ObjectId } from "../domain/ObjectId.ts"
+} from "../contract/LogEntry.ts"
+import type { ObjectId } from "../contract/ObjectId.ts"
 import { type Existing, type Head, identityKey, messageKey, planAppend } from "./plan.ts"
 import { pageRange } from "./readPage.ts"
 import {

@@ -4,8 +4,8 @@
  * `ShardPoolLive` keeps them in PostgreSQL, `layerMemory` (Memory.ts) in memory; both pass `test/shard/shardPoolContract.ts`.
  */
 import { Context, Schema, type Effect } from "effect"
-import type { LogEntry, NewEntry, Placed, Stamp } from "../domain/LogEntry.ts"
-import type { ObjectId } from "../domain/ObjectId.ts"
+import type { LogEntry, NewEntry, Placed, Stamp } from "../contract/LogEntry.ts"
+import type { ObjectId } from "../contract/ObjectId.ts"
 
 /** A failure that another attempt may cure: connection, deadlock, time-out, a full disk, a missing table. */
 export class ShardUnavailable extends Schema.TaggedError<ShardUnavailable>()("ShardUnavailable", {

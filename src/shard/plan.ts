@@ -2,8 +2,8 @@
  * What an append batch does to the logs, decided from the locked object rows. Pure, and shared by the live and the
  * in-memory ShardPool: PostgreSQL only stores what is decided here.
  */
-import { compareStamps, type NewEntry, type Placed, type Stamp } from "../domain/LogEntry.ts"
-import type { ObjectId } from "../domain/ObjectId.ts"
+import { compareStamps, type NewEntry, type Placed, type Stamp } from "../contract/LogEntry.ts"
+import type { ObjectId } from "../contract/ObjectId.ts"
 
 /** An object's row: number of entries, and the largest entry timestamp, below which an identity may exist already. */
 export interface Head {

@@ -12,8 +12,8 @@ import { PgTypes } from "@effect/sql-pg"
 import type { PgClient } from "@effect/sql-pg/PgClient"
 import { Effect, Result } from "effect"
 import type { SqlError } from "effect/sql"
-import { compareStamps, fromStored, type LogEntry, type Stamp, timestampMax } from "../domain/LogEntry.ts"
-import { toColumn } from "../domain/ObjectId.ts"
+import { compareStamps, fromStored, type LogEntry, type Stamp, timestampMax } from "../contract/LogEntry.ts"
+import { toColumn } from "../contract/ObjectId.ts"
 import type { FirstPage, FirstPagesQuery, PageQuery, ReadOrder, ReadQuery } from "./ShardPool.ts"
 
 /** What a page may hold, all bounds exclusive. Shared with the in-memory twin. */

@@ -4,7 +4,7 @@ import { setFlagsFromString } from "node:v8"
 import { runInNewContext } from "node:vm"
 import { NatsDelivery } from "../../src/broker/NatsDelivery.ts"
 import { StreamLives } from "../../src/broker/StreamLife.ts"
-import { ObjectId } from "../../src/domain/ObjectId.ts"
+import { ObjectId } from "../../src/contract/ObjectId.ts"
 import { Work } from "../../src/pipeline/Waiting.ts"
 
 setFlagsFromString("--expose-gc")

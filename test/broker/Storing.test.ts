@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Logger } from "effect"
 import { BrokerUnavailable } from "../../src/broker/Broker.ts"
-import { StoreFull } from "../../src/broker/jetStreamErrors.ts"
+import { StoreFull } from "../../src/nats/jetStreamErrors.ts"
 import { Storing } from "../../src/broker/Storing.ts"
 
 const lost = new BrokerUnavailable({ operation: "publish", cause: new Error("not confirmed in time") })

@@ -3,7 +3,7 @@ import { jetstream, type JetStreamManager, jetstreamManager } from "@nats-io/jet
 import { connect, type NatsConnection } from "@nats-io/transport-node"
 import { Effect, Layer, Logger, Queue, Schedule, Stream } from "effect"
 import { Broker, type Delivery } from "../../src/broker/Broker.ts"
-import { connectionOptions } from "../../src/broker/connectionOptions.ts"
+import { connectionOptions } from "../../src/nats/connectionOptions.ts"
 import { NatsLive } from "../../src/broker/NatsLive.ts"
 import type { Topics } from "../../src/broker/provision.ts"
 import { ConfiguredNats } from "../embedded/ConfiguredNats.ts"

@@ -1,9 +1,9 @@
 /** What is set aside comes back as it was. */
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary } from "effect"
-import { parseHeaders } from "../../src/broker/headers.ts"
+import { parseHeaders } from "../../src/nats/headers.ts"
 import { type OriginalRequest, readSetAside, setAsideMessage } from "../../src/broker/setAside.ts"
-import * as draw from "../domain/arbitraries.ts"
+import * as draw from "../contract/arbitraries.ts"
 
 const request = (subject: string, text: string): OriginalRequest => ({
   subject,

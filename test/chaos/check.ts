@@ -1,8 +1,8 @@
 /** What must be true in the end: the databases, the events and the dead letters against what the broker has stored. */
 import { Effect, Schedule } from "effect"
-import { fromStored } from "../../src/domain/LogEntry.ts"
-import { toColumn } from "../../src/domain/ObjectId.ts"
-import { ObjectId } from "../../src/domain/ObjectId.ts"
+import { fromStored } from "../../src/contract/LogEntry.ts"
+import { toColumn } from "../../src/contract/ObjectId.ts"
+import { ObjectId } from "../../src/contract/ObjectId.ts"
 import { type Append, type Ledger, type ObjectRecord, placeOf, textOf } from "./Ledger.ts"
 import { onShard } from "../embedded/onShard.ts"
 import type { TestShards } from "./TestShards.ts"

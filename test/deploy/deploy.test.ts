@@ -138,7 +138,7 @@ describe("compose files", () => {
     ]
     const settings = found(
       /(?:given|parsed|secret|topic)\(\s*"([A-Z_]+)"/g,
-      read("src/Config.ts").replaceAll(/,\s+/g, ", "),
+      read("src/config/Config.ts").replaceAll(/,\s+/g, ", "),
     )
     assert.isAbove(settings.length, 10)
     const given = files.flatMap(([file, name]) => environment(file, name))

@@ -3,7 +3,7 @@ import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { chmodSync, lchownSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
-import { foreignEntry } from "../../src/foreignEntry.js"
+import { foreignEntry } from "../../src/embedded/foreignEntry.js"
 import { temporary } from "./testServers.ts"
 
 const other = 12_345

@@ -1,6 +1,6 @@
 /** The fuzzer's check finds each kind of fault. */
 import { assert, describe, it } from "@effect/vitest"
-import type { Letter } from "../../src/broker/Letter.ts"
+import type { Letter } from "../../src/letters/Letter.ts"
 import { type Body, checkAll, type Row } from "./check.ts"
 import { digest, expect } from "./expect.ts"
 import type { Sent } from "./fuzz.ts"

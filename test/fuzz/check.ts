@@ -1,5 +1,5 @@
 /** Compares what became of each message with what must become of it. */
-import type { Letter } from "../../src/broker/Letter.ts"
+import type { Letter } from "../../src/letters/Letter.ts"
 import { digest, headersDigest } from "./expect.ts"
 import type { Sent } from "./fuzz.ts"
 

@@ -1,7 +1,7 @@
 /** What must become of a message, decided by rules of its own and not by the code under test. */
 import { createHash } from "node:crypto"
-import type { Limits } from "../../src/domain/Protocol.ts"
-import * as reference from "../domain/referenceJson.ts"
+import type { Limits } from "../../src/contract/Protocol.ts"
+import * as reference from "../contract/referenceJson.ts"
 import type { Message } from "./messages.ts"
 
 export const digest = (bytes: Uint8Array | string): string => createHash("sha1").update(bytes).digest("base64")

@@ -3,8 +3,8 @@
  * Arbitrary, so a seed decides it.
  */
 import { Arbitrary } from "effect"
-import * as draw from "../domain/arbitraries.ts"
-import { damage } from "../domain/requests.ts"
+import * as draw from "../contract/arbitraries.ts"
+import { damage } from "../contract/requests.ts"
 import { type Choices, choicesFrom } from "./choices.ts"
 import { headerShapes } from "./headerBlocks.ts"
 import { appends, payloadShapes, reads } from "./payloads.ts"

@@ -1,9 +1,9 @@
 /** Payloads of many kinds: valid requests, and what can be made of them. */
 import { Arbitrary } from "effect"
-import { cursorText } from "../../src/domain/Cursor.ts"
-import type { ObjectId } from "../../src/domain/ObjectId.ts"
-import * as draw from "../domain/arbitraries.ts"
-import { damaged, escaped, spelledFor } from "../domain/requests.ts"
+import { cursorText } from "../../src/contract/Cursor.ts"
+import type { ObjectId } from "../../src/contract/ObjectId.ts"
+import * as draw from "../contract/arbitraries.ts"
+import { damaged, escaped, spelledFor } from "../contract/requests.ts"
 import type { Choices } from "./choices.ts"
 
 /** Objects that many requests share, so that logs have a length. */

@@ -2,8 +2,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber } from "effect"
 import { TestClock } from "effect/testing"
-import type { Entry } from "../../src/cli/Client.ts"
-import type { ObjectId } from "../../src/domain/ObjectId.ts"
+import type { Entry } from "../../src/client/Client.ts"
+import type { ObjectId } from "../../src/contract/ObjectId.ts"
 import { Reader } from "../../src/load/Reader.ts"
 
 const entries = (from: number, to: number): Array<Entry> =>

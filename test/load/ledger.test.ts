@@ -6,7 +6,7 @@ import { assert, describe, it } from "@effect/vitest"
 import type { Payload } from "@nats-io/transport-node"
 import { Arbitrary, Effect } from "effect"
 import { TestClock } from "effect/testing"
-import type { Entry } from "../../src/cli/Client.ts"
+import type { Entry } from "../../src/client/Client.ts"
 import { CompleteRead } from "../../src/load/CompleteRead.ts"
 import type { Append } from "../../src/load/Append.ts"
 import { makeFollower } from "../../src/load/Follower.ts"
@@ -14,7 +14,7 @@ import type { LedgerContext } from "../../src/load/LedgerContext.ts"
 import { ObjectLedger } from "../../src/load/ObjectLedger.ts"
 import { Reader } from "../../src/load/Reader.ts"
 import { Texts } from "../../src/load/Texts.ts"
-import { int } from "../domain/arbitraries.ts"
+import { int } from "../contract/arbitraries.ts"
 
 const timeoutMillis = 60_000
 

@@ -7,7 +7,7 @@ import { type LoadEvent, readEvent } from "../../src/load/events.ts"
 import { Histogram } from "../../src/load/Histogram.ts"
 import { pace, Schedule } from "../../src/load/Schedule.ts"
 import { payloadMax, Texts } from "../../src/load/Texts.ts"
-import { int, pick } from "../domain/arbitraries.ts"
+import { int, pick } from "../contract/arbitraries.ts"
 
 describe("Histogram", () => {
   it.prop(

@@ -8,7 +8,7 @@ import * as limits from "../../src/pipeline/limits.ts"
 import { runWorker } from "../../src/pipeline/Worker.ts"
 import { HashRing, HashRingLive } from "../../src/placement/HashRing.ts"
 import { layerMemory as shardsMemory, MemoryShards } from "../../src/shard/Memory.ts"
-import { ObjectId } from "../../src/domain/ObjectId.ts"
+import { ObjectId } from "../../src/contract/ObjectId.ts"
 
 const shardNames = ["a", "b"]
 

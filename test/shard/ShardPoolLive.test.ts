@@ -7,7 +7,7 @@ import type { ShardSettings } from "../../src/shard/connectSession.ts"
 import { ShardPool } from "../../src/shard/ShardPool.ts"
 import { ShardPoolLive } from "../../src/shard/ShardPoolLive.ts"
 import { TestPostgres } from "../embedded/testServers.ts"
-import { toColumn } from "../../src/domain/ObjectId.ts"
+import { toColumn } from "../../src/contract/ObjectId.ts"
 import { clientOf, twoShards } from "./livePostgres.ts"
 import { countIn, entry, everything, freshId, id, shardPoolContract } from "./shardPoolContract.ts"
 

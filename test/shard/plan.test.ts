@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
-import { compareStamps, type NewEntry } from "../../src/domain/LogEntry.ts"
+import { compareStamps, type NewEntry } from "../../src/contract/LogEntry.ts"
 import { type Existing, type Head, identityKey, messageKey, planAppend } from "../../src/shard/plan.ts"
 import { entry, id } from "./shardPoolContract.ts"
 

@@ -1,9 +1,9 @@
 /** What every ShardPool does: one suite, run against the live one and its in-memory twin. Two shards are expected. */
 import { assert, layer } from "@effect/vitest"
 import { Effect, type Layer } from "effect"
-import { compareStamps, type LogEntry, type NewEntry, type Placed } from "../../src/domain/LogEntry.ts"
-import type { ObjectId } from "../../src/domain/ObjectId.ts"
-import { jsonBytes, logMaxBytes } from "../../src/domain/Protocol.ts"
+import { compareStamps, type LogEntry, type NewEntry, type Placed } from "../../src/contract/LogEntry.ts"
+import type { ObjectId } from "../../src/contract/ObjectId.ts"
+import { jsonBytes, logMaxBytes } from "../../src/contract/Protocol.ts"
 import { type PageQuery, ShardPool } from "../../src/shard/ShardPool.ts"
 
 export const id = (value: bigint | number): ObjectId => BigInt(value) as ObjectId

@@ -5,8 +5,8 @@
  * the pages of one snapshot belong together, and the first one that is complete is the answer.
  */
 import { Deferred, Effect, Latch } from "effect"
-import type { ErrorCode } from "../../src/domain/Protocol.ts"
-import { fromStored } from "../../src/domain/LogEntry.ts"
+import type { ErrorCode } from "../../src/contract/Protocol.ts"
+import { fromStored } from "../../src/contract/LogEntry.ts"
 import type { SimulatedBroker, StoredEvent } from "./SimulatedBroker.ts"
 import type { StoredMessage } from "./SimulatedConsumer.ts"
 import type { EntryRow, SimulatedPostgres } from "./SimulatedPostgres.ts"

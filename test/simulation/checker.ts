@@ -1,5 +1,5 @@
 /** What must be true once a run has drained: the guarantees, stated over everything that was stored. */
-import { fromStored, toMillis } from "../../src/domain/LogEntry.ts"
+import { fromStored, toMillis } from "../../src/contract/LogEntry.ts"
 import { type Clients, isBefore, type SentAppend } from "./Clients.ts"
 import type { SimulatedBroker } from "./SimulatedBroker.ts"
 import type { EntryRow, SimulatedPostgres } from "./SimulatedPostgres.ts"

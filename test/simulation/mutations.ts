@@ -6,8 +6,8 @@
  */
 import { Clock, Effect, Schedule, Stream } from "effect"
 import type { Broker, Delivery, OutgoingEvent } from "../../src/broker/Broker.ts"
-import type { NewEntry, Placed } from "../../src/domain/LogEntry.ts"
-import type { ObjectId } from "../../src/domain/ObjectId.ts"
+import type { NewEntry, Placed } from "../../src/contract/LogEntry.ts"
+import type { ObjectId } from "../../src/contract/ObjectId.ts"
 import { BatchRejected, type ShardPool } from "../../src/shard/ShardPool.ts"
 import type { Kind } from "./Plan.ts"
 import type { TableOptions } from "./SimulatedPostgres.ts"

@@ -1,0 +1,55 @@
+/** Confirmations are counted, so each has to be counted once. */
+import { assert, layer } from "@effect/vitest"
+import { createInbox } from "@nats-io/transport-node"
+import { Effect } from "effect"
+import { ConnectionState } from "../../src/nats/connection.ts"
+import { blockText } from "../../src/nats/headers.ts"
+import { Incoming } from "../../src/nats/Incoming.ts"
+import { Outgoing } from "../../src/nats/Outgoing.ts"
+import { makePublisher, publishMade } from "../../src/nats/publish.ts"
+import { NatsServer } from "../../src/embedded/NatsServer.ts"
+import { TestNats } from "../embedded/testServers.ts"
+import { connectTo } from "../embedded/connectTo.ts"
+
+const connected = Effect.flatMap(NatsServer, ({ url }) =>
+  Effect.acquireRelease(
+    Effect.promise(() => connectTo(url)),
+    (connection) => Effect.promise(() => connection.close()),
+  ),
+)
+
+layer(TestNats.layer, { excludeTestServices: true })("publishing", (it) => {
+  it.effect("a confirmation that comes twice, or from another stream, does not stand for one that is missing", () =>
+    Effect.gen(function* () {
+      const [own, stream] = yield* Effect.all([connected, connected])
+      const subject = createInbox()
+      const received: Array<string> = []
+      // Answers as a stream does, whose first leader confirms the first message and loses the third.
+      stream.subscribe(subject, {
+        callback: (_, message) => {
+          const text = message.string()
+          const isAgain = received.includes(text)
+          received.push(text)
+          const answer = (name: string) => message.respond(`{"stream":"${name}", "seq":${text}}`)
+          if (isAgain) {
+            message.respond(`{"stream":"one", "seq":${text},"duplicate": true}`)
+          } else if (text !== "3") {
+            answer("one")
+            answer("one")
+            answer("other")
+          }
+        },
+      })
+      yield* Effect.promise(() => stream.flush())
+      const publish = yield* makePublisher(own, new Outgoing(own), new Incoming(own), new ConnectionState())
+      const messages = ["1", "2", "3"].map((payload) => ({
+        subject,
+        payload,
+        headers: blockText([]),
+        copy: undefined,
+      }))
+      yield* publishMade(publish, messages)
+      assert.deepStrictEqual(received, ["1", "2", "3", "1", "2", "3"])
+    }).pipe(Effect.scoped),
+  )
+})
