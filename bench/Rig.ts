@@ -7,8 +7,8 @@ import { fileURLToPath } from "node:url"
 import { connectionOptions } from "../src/nats/connectionOptions.ts"
 import { NatsServer } from "../src/embedded/NatsServer.ts"
 import { type EmbeddedShard, PostgresServers } from "../src/embedded/PostgresServers.ts"
-import { onShard } from "../test/embedded/onShard.ts"
-import { TestNats, TestPostgres } from "../test/embedded/testServers.ts"
+import { onShard } from "./servers/onShard.ts"
+import { TestNats, TestPostgres } from "./servers/privateServers.ts"
 import { cpuMicros } from "./Processes.ts"
 
 /** `A` and `B` are the floors, see `floors/`. */

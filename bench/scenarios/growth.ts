@@ -3,7 +3,7 @@ import { Effect } from "effect"
 import { HashRing } from "../../src/placement/HashRing.ts"
 import { events, publishAll, readPages } from "../Client.ts"
 import { add, median } from "../Report.ts"
-import { onShard } from "../../test/embedded/onShard.ts"
+import { onShard } from "../servers/onShard.ts"
 import { onFreshServers, Rig, startSystem } from "../Rig.ts"
 
 const scenario = "Growth"

@@ -2,7 +2,7 @@
 import { Effect } from "effect"
 import { createServer, type Server } from "node:http"
 import type { AddressInfo } from "node:net"
-import { onShard } from "../../test/embedded/onShard.ts"
+import { onShard } from "../servers/onShard.ts"
 import { add } from "../Report.ts"
 import { Rig } from "../Rig.ts"
 import { type Backlog, drain, type DrainOptions, inTurn, perAppend, shown, totalCpu } from "./drain.ts"

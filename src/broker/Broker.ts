@@ -7,7 +7,7 @@
 import { Context, Schema, type Effect, type Stream } from "effect"
 import type { Stamp } from "../contract/LogEntry.ts"
 import type { ErrorCode } from "../contract/Protocol.ts"
-import type { MessageTrace } from "../trace/MessageTrace.ts"
+import type { TracedMessage } from "../trace/MessageTrace.ts"
 import type { TraceHeaders } from "../trace/traceContext.ts"
 
 /** The broker cannot be reached or does not confirm. Another attempt may succeed; nothing was lost. */
@@ -81,7 +81,7 @@ export const untroubled: ConnectionView = {
  * extended with `working` within the broker's `ack_wait` is delivered again. The three only enqueue a frame and never
  * fail: one that is lost on the way leads to a redelivery, which is harmless.
  */
-export interface Delivery extends Stamp {
+export interface Delivery extends Stamp, TracedMessage {
   /** The subject that it was published to. */
   readonly subject: string
   readonly payload: Uint8Array
@@ -93,8 +93,6 @@ export interface Delivery extends Stamp {
   readonly deliveryCount: number
   /** Begins the ids of what this request leads to: `""`, but for a dead letter that is tried again, each time another one. */
   readonly outcomePrefix: string
-  /** Set by the pipelines; the delivery tells it how it is settled. */
-  trace: MessageTrace | undefined
   /** The first value of a header, or `undefined`. Names are matched to the letter. Ill-formed where it is not UTF-8. */
   header(name: string): string | undefined
   ack(): void

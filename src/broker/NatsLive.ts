@@ -4,7 +4,7 @@ import { connect } from "@nats-io/transport-node"
 import { Effect, Layer, Schedule, type Stream } from "effect"
 import {
   Broker,
-  type BrokerClosed,
+  BrokerClosed,
   BrokerUnavailable,
   type ConnectionView,
   type Delivery,
@@ -30,10 +30,12 @@ import {
   retryConsumer,
   type Topics,
 } from "./provision.ts"
-import { eventHeaders, makePublisher, type Message, publishMade } from "../nats/publish.ts"
+import { makePublisher, type Message, publishMade } from "../nats/publish.ts"
+import { eventHeaders, publishFailed } from "./publishing.ts"
 import { Recovery, recoveryPauses } from "./Recovery.ts"
 import { isStoreFull } from "../nats/jetStreamErrors.ts"
-import { parkedSubject, parkedTopic, reserveTopic, setAsideMessage } from "./setAside.ts"
+import { parkedSubject, setAsideMessage } from "./setAside.ts"
+import { parkedTopic, reserveTopic } from "../contract/Topics.ts"
 import { makeStorage } from "./Storage.ts"
 import { StreamLives } from "./StreamLife.ts"
 import type { PurgedPart, StreamPart } from "./streamRules.ts"
@@ -108,6 +110,7 @@ const watchViolations = Effect.fnUntraced(function* (
 
 const make = Effect.fnUntraced(function* (settings: NatsSettings) {
   const { connection, state } = yield* connected(settings)
+  const closed = Effect.mapError(connectionEnd(connection, state), ({ reason }) => new BrokerClosed({ reason }))
   const violations = yield* watchViolations(state, settings)
   const jsm = yield* attempt("JetStream", () => jetstreamManager(connection, { checkAPI: false }))
   // Unknown while the connection is being made again: then the last one counts.
@@ -118,7 +121,7 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
   const found = yield* provision(jsm, settings).pipe(
     Effect.tapErrorTag("BrokerUnavailable", (error) => Effect.logWarning(`${error.message}; trying again`)),
     Effect.retry({ schedule: recoveryPauses, while: (error) => error._tag === "BrokerUnavailable" }),
-    Effect.raceFirst(connectionEnd(connection, state)),
+    Effect.raceFirst(closed),
   )
   yield* remarkOnStreams(jsm, settings)
   const outgoing = new Outgoing(connection)
@@ -135,7 +138,7 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
   const streams = { logs: yield* lives("logs"), query: yield* lives("query"), parked: yield* lives("parked") }
 
   // Windows of their own, so that a stream that confirms nothing does not hold up what goes to the others.
-  const publisher = makePublisher(connection, outgoing, incoming, state)
+  const publisher = makePublisher(connection, outgoing, incoming, state, publishFailed)
   const publishers = { response: yield* publisher, dead: yield* publisher, parked: yield* publisher }
   /** Makes a stream again that did not confirm what was stored in it; its failure is the caller's. */
   const repairing =
@@ -201,7 +204,7 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
   return Broker.of({
     maxPayload,
     connection: view,
-    closed: connectionEnd(connection, state),
+    closed,
     state: brokerState(jsm, settings, counts),
     appends: pull(intakeConsumer("logs", settings), appendsPull),
     queries: pull(intakeConsumer("query", settings), queriesPull),

@@ -13,7 +13,7 @@ import { blockText } from "../nats/headers.ts"
 import { attempt, findStream, streamName, type Topics } from "./provision.ts"
 import { type Message, publishMade, type PublishAll } from "../nats/publish.ts"
 import { isStoreFull } from "../nats/jetStreamErrors.ts"
-import { reserveTopic } from "./setAside.ts"
+import { reserveTopic } from "../contract/Topics.ts"
 
 /**
  * Bytes: the largest message by which a store may exceed its limit before it refuses, the largest one that we have to store,
@@ -34,7 +34,7 @@ export interface Reserve {
 export interface ReserveOptions {
   readonly jsm: JetStreamManager
   readonly topics: Topics
-  readonly publish: PublishAll
+  readonly publish: PublishAll<BrokerUnavailable>
   readonly maxPayload: () => number
 }
 

@@ -38,7 +38,7 @@ export interface StorageOptions {
   readonly jsm: JetStreamManager
   readonly topics: Topics
   /** Stores the reserve. */
-  readonly publish: PublishAll
+  readonly publish: PublishAll<BrokerUnavailable>
   readonly maxPayload: () => number
   readonly isConnected: () => boolean
   /** Of the server, such as `2.9.10`; `undefined` without a connection. */

@@ -5,7 +5,8 @@ import type { BrokerState, BrokerUnavailable, ConsumerState } from "./Broker.ts"
 import type { IntakeCounts } from "./deliveries.ts"
 import { isNotFound } from "../nats/jetStreamErrors.ts"
 import { consumerProblem } from "./consumerRules.ts"
-import { attempt, consumerName, findConsumer, streamSubjects, type Topics } from "./provision.ts"
+import { attempt, findConsumer, streamSubjects, type Topics } from "./provision.ts"
+import { consumerName } from "../contract/Topics.ts"
 
 /** The stream that captures a subject, whatever it is called. By its name alone: all streams of a cluster are asked for more. */
 const findStream = (jsm: JetStreamManager, subject: string) =>

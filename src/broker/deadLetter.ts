@@ -9,11 +9,12 @@
  * together they are a JSON array of [name, values] of the original headers, `Objectlog-Headers-Size` bytes of it, and then
  * the payload.
  *
- * deadLetters.ts reads them back.
+ * letters/Letter.ts reads them back.
  */
 import type { DeadLetter } from "./Broker.ts"
-import type { NatsDelivery } from "./NatsDelivery.ts"
-import { blockText, type Headers, isPlain } from "../nats/headers.ts"
+import { blockText, type Headers } from "../nats/headers.ts"
+import { kept } from "./keptHeaders.ts"
+import type { OriginalRequest } from "./setAside.ts"
 import type { Message } from "../nats/publish.ts"
 
 /** Longest reason in a header, in characters. */
@@ -40,39 +41,10 @@ export const letterHeader = {
   headersSize: "Objectlog-Headers-Size",
 } as const
 
-const encodedName = "Objectlog-Encoded"
-
-/** Names that the broker or `unkept` would act on, and those that would be taken for one of them when they are read back. */
-const renamed = /^(?:original-)*(?:nats-|objectlog-encoded$)/i
-
-const encode = (text: string): string =>
-  text.replace(/[^!-$&-9;-~]/g, (byte) => `%${byte.charCodeAt(0).toString(16).padStart(2, "0")}`)
-const decode = (text: string): string =>
-  text.replace(/%([\da-f]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)))
-
-/**
- * An original header as it is kept: byte for byte, but for a name that the broker would act on, `Nats-X`, which becomes
- * `Original-Nats-X`, and for one that would end its line, or that a client library refuses to read: that one is
- * `Objectlog-Encoded: <name>:<value>`, both with %XX for each byte that is no visible ASCII, `%` or `:`.
- */
-export const kept = ([name, value]: Headers[number]): Headers[number] => {
-  if (!isPlain([name, value])) return [encodedName, `${encode(name)}:${encode(value)}`]
-  return [renamed.test(name) ? `Original-${name}` : name, value]
-}
-
-/** The original of a kept header. */
-export const unkept = ([name, value]: Headers[number]): Headers[number] => {
-  if (name === encodedName) {
-    const at = value.indexOf(":")
-    return at < 0 ? [name, value] : [decode(value.slice(0, at)), decode(value.slice(at + 1))]
-  }
-  return [name.startsWith("Original-") && renamed.test(name) ? name.slice("Original-".length) : name, value]
-}
-
 /** Names a refused message. What is refused again has a prefix before this, and a part a suffix behind it. */
 export const letterId = (subject: string, seq: number, timestamp: bigint): string => `${subject}-${seq}-${timestamp}`
 
-const reasonHeaders = (delivery: NatsDelivery, reason: DeadLetter, suffix: string): Headers => [
+const reasonHeaders = (delivery: OriginalRequest, reason: DeadLetter, suffix: string): Headers => [
   [
     letterHeader.id,
     `${delivery.outcomePrefix}${letterId(delivery.subject, delivery.seq, delivery.timestamp)}${suffix}`,
@@ -91,7 +63,7 @@ const blockBytes = (headers: Headers): number =>
 /** The messages that keep a refused one: one, or several parts. */
 export const deadLetterMessages = (
   deadTopic: string,
-  delivery: NatsDelivery,
+  delivery: OriginalRequest,
   reason: DeadLetter,
   maxPayload: number,
 ): ReadonlyArray<Message> => {

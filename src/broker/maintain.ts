@@ -6,7 +6,6 @@ import { consumerProblem } from "./consumerRules.ts"
 import {
   attempt,
   BrokerMisconfigured,
-  consumerName,
   findStream,
   intakeConsumer,
   isParkedConsumer,
@@ -14,6 +13,7 @@ import {
   streamSubjects,
   type Topics,
 } from "./provision.ts"
+import { consumerName } from "../contract/Topics.ts"
 import { type PurgedPart, type StreamPart, streamProblem } from "./streamRules.ts"
 
 /** Done messages that are kept below the ack floor: for a look back, and for a database that is restored a little older. */

@@ -19,7 +19,8 @@ import { Effect, Result, Schema } from "effect"
 import { BrokerUnavailable, type ParkedKind } from "./Broker.ts"
 import { ackWaitMillis, consumerProblem, type ConsumerSpec } from "./consumerRules.ts"
 import { ackPendingLimit, isNameInUse, isNotFound, lacksRoom } from "../nats/jetStreamErrors.ts"
-import { parkedSubject, parkedTopic, retrySubject, shardToken } from "./setAside.ts"
+import { consumerName, parkedTopic } from "../contract/Topics.ts"
+import { parkedSubject, retrySubject, shardToken } from "./setAside.ts"
 import type { FoundStream } from "./StreamLife.ts"
 import { type StreamPart, streamParts, streamProblem, streamRemarks, type StreamSubjects } from "./streamRules.ts"
 
@@ -40,9 +41,6 @@ export interface Topics {
   readonly deadTopic: string
   readonly replicas: number
 }
-
-/** The consumer of an intake stream. */
-export const consumerName = "objectlog"
 
 export const intakeConsumer = (part: "logs" | "query", topics: Topics): ConsumerSpec => ({
   part,

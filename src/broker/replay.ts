@@ -10,13 +10,13 @@ import type { BrokerUnavailable } from "./Broker.ts"
 import {
   attempt,
   type BrokerMisconfigured,
-  consumerName,
   ensureConsumer,
   findStream,
   isParkedConsumer,
   listConsumers,
 } from "./provision.ts"
-import { parkedTopic } from "./setAside.ts"
+import { consumerName } from "../contract/Topics.ts"
+import { parkedTopic } from "../contract/Topics.ts"
 
 /** There is no stream, so no worker has run with these topics. */
 export class NothingToReplay extends Schema.TaggedError<NothingToReplay>()("NothingToReplay", {

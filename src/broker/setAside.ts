@@ -9,8 +9,9 @@
 import { createHash } from "node:crypto"
 import type { Stamp } from "../contract/LogEntry.ts"
 import { isPublishable } from "../contract/Subject.ts"
+import { parkedTopic } from "../contract/Topics.ts"
 import type { ParkedKind } from "./Broker.ts"
-import { kept, unkept } from "./deadLetter.ts"
+import { kept, unkept } from "./keptHeaders.ts"
 import { blockText, type Headers } from "../nats/headers.ts"
 import type { Message } from "../nats/publish.ts"
 
@@ -26,11 +27,6 @@ export interface OriginalRequest extends Origin {
   readonly payload: Uint8Array
   headers(): Headers
 }
-
-export const parkedTopic = (logsTopic: string): string => `${logsTopic}_parked`
-
-/** Below it lies nothing but bytes: room in the broker that can be given up. */
-export const reserveTopic = (logsTopic: string): string => `${logsTopic}_reserve`
 
 /** Longest name that becomes a token as it is; longer ones are hashed, since the server makes a file name of it. */
 const tokenMax = 128

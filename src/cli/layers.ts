@@ -5,7 +5,7 @@ import type { Settings } from "../config/Config.ts"
 import { MetricsLive } from "../observe/Metrics.ts"
 import { placementOf } from "../placement/guard.ts"
 import { HashRing } from "../placement/HashRing.ts"
-import type { ShardSettings } from "../shard/connectSession.ts"
+import type { ShardSettings } from "../config/ConfigShards.ts"
 import { ShardPoolLive } from "../shard/ShardPoolLive.ts"
 
 export interface Servers {

@@ -8,6 +8,7 @@ import * as HttpServer from "../observe/HttpServer.ts"
 import { TracingLive } from "../trace/TracingLive.ts"
 import { processMetrics } from "../observe/processMetrics.ts"
 import { runWorker } from "../pipeline/Worker.ts"
+import { errorType } from "../shard/errorType.ts"
 import { freePort } from "../embedded/freePort.ts"
 import { checkHeap, watchHeap } from "./heap.ts"
 import { workerLayers, type Servers } from "./layers.ts"
@@ -57,7 +58,7 @@ export const serve = <E, R>(
     // Workers that start at the same moment find the same port free; who comes second looks again.
     Effect.retry({ while: (error) => error instanceof HttpServer.PortTaken, times: 100 }),
     // Around everything, so that the last spans are there when it is flushed.
-    Effect.provide(TracingLive(settings.tracing, settings.topics.response)),
+    Effect.provide(TracingLive(settings.tracing, settings.topics.response, errorType)),
   )
 
 export const workerCommand = Command.make(

@@ -5,11 +5,11 @@
 import { Effect, type FileSystem, Redacted, Result } from "effect"
 import { readServers } from "../nats/connectionOptions.ts"
 import { isIP } from "node:net"
-import { parkedTopic, reserveTopic } from "../broker/setAside.ts"
+import { parkedTopic, reserveTopic } from "../contract/Topics.ts"
 import { shards } from "./ConfigShards.ts"
 import { ConfigInvalid, given, integer, parsed, shownItem } from "./ConfigValue.ts"
 import { tracingSettings, type TracingSettings } from "./TracingSettings.ts"
-import type { ShardSettings } from "../shard/connectSession.ts"
+import type { ShardSettings } from "./ConfigShards.ts"
 
 export { ConfigInvalid } from "./ConfigValue.ts"
 

@@ -1,8 +1,31 @@
 /** POSTGRES_IPS: the shards, in the order of the placement, and how each is reached. */
 import { Effect, FileSystem, Redacted } from "effect"
 import { ConfigInvalid, given, integer, parsed, secret, shownItem } from "./ConfigValue.ts"
-import { connectSeconds } from "../shard/limits.ts"
-import type { ShardSettings } from "../shard/connectSession.ts"
+
+/** How to reach one shard. */
+export interface ShardSettings {
+  readonly name: string
+  readonly weight: number
+  readonly host: string
+  readonly port: number
+  readonly user: string
+  readonly password: Redacted.Redacted
+  readonly database: string
+  /** Without it nothing is encrypted. */
+  readonly tls?: Tls | undefined
+  readonly applicationName?: string | undefined
+  readonly connectSeconds?: number | undefined
+}
+
+export interface Tls {
+  /** As libpq's `sslmode`: encrypted; by a certificate that somebody trusted has signed; for this host. */
+  readonly mode: "require" | "verify-ca" | "verify-full"
+  /** Who is trusted, in PEM. Default: those that Node trusts. */
+  readonly ca?: string | undefined
+}
+
+/** Of a connection, from the TCP handshake to a session that is fit; where the shard's URL says nothing else. */
+export const connectSeconds = { default: 5, longest: 10 }
 
 const port = integer(1, 65_535)
 

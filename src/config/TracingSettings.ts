@@ -5,7 +5,14 @@
  */
 import { Effect, Redacted } from "effect"
 import { ConfigInvalid, given, integer, parsed } from "./ConfigValue.ts"
-import * as Sampler from "../trace/Sampler.ts"
+
+/** Which traces are exported. */
+export interface Sampling {
+  /** Of the traces, 0 … 1. */
+  readonly share: number
+  /** Whether a sender decides for its own messages; the share is then asked for traces that begin here. */
+  readonly heedsParent: boolean
+}
 
 export interface TracingSettings {
   /** Takes the spans, by POST. */
@@ -20,7 +27,7 @@ export interface TracingSettings {
   readonly delayMillis: number
   readonly batchSpansMax: number
   readonly queueSpansMax: number
-  readonly sampler: Sampler.Sampler
+  readonly sampling: Sampling
   readonly serviceName: string
   readonly resource: Readonly<Record<string, string>>
 }
@@ -119,19 +126,19 @@ const samplers: Readonly<Record<string, { readonly heedsParent: boolean; readonl
   parentbased_traceidratio: { heedsParent: true, share: undefined },
 }
 
-const sampler = Effect.gen(function* () {
+const sampling = Effect.gen(function* () {
   const { heedsParent, share } = yield* parsed(
     "OTEL_TRACES_SAMPLER",
     samplers["parentbased_always_on"]!,
     Object.keys(samplers).join(", "),
     (value) => (Object.hasOwn(samplers, value) ? samplers[value] : undefined),
   )
-  if (share !== undefined) return Sampler.make(share, heedsParent)
+  if (share !== undefined) return { share, heedsParent }
   const ratio = yield* parsed("OTEL_TRACES_SAMPLER_ARG", 1, "a number, 0 … 1", (value) => {
     const number = /^\d*\.?\d+(?:e-?\d+)?$/i.test(value) ? Number(value) : Number.NaN
     return number >= 0 && number <= 1 ? number : undefined
   })
-  return Sampler.make(ratio, heedsParent)
+  return { share: ratio, heedsParent }
 })
 
 /** Variables for which there is nothing that would read them. */
@@ -179,7 +186,7 @@ export const tracingSettings: Effect.Effect<TracingSettings | undefined, ConfigI
       integer(1, queueSpansMax),
     ),
     queueSpansMax,
-    sampler: yield* sampler,
+    sampling: yield* sampling,
     serviceName: (yield* given("OTEL_SERVICE_NAME")) ?? resource["service.name"] ?? "objectlog",
     resource,
   }

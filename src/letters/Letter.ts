@@ -1,12 +1,13 @@
 /**
- * A dead letter read back: what deadLetter.ts wrote, with the request as it was sent.
+ * A dead letter read back: what broker/deadLetter.ts wrote, with the request as it was sent.
  *
  * A letter goes by the sequence number of its first message in the dead-letter stream. One that was kept in parts is put
  * together again. What somebody else published on a dead-letter subject is shown as such, so that it can be dropped.
  */
 import { Option, Schema } from "effect"
 import type { Stamp } from "../contract/LogEntry.ts"
-import { letterHeader, letterId, unkept } from "../broker/deadLetter.ts"
+import { letterHeader, letterId } from "../broker/deadLetter.ts"
+import { unkept } from "../broker/keptHeaders.ts"
 import { type Headers, parseHeaders } from "../nats/headers.ts"
 
 /** The code of a message that is no dead letter of ours. */

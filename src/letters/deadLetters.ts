@@ -11,6 +11,7 @@ import { attempt } from "../broker/provision.ts"
 import { Incoming } from "../nats/Incoming.ts"
 import { Outgoing } from "../nats/Outgoing.ts"
 import { makePublisher, publishMade, type Message } from "../nats/publish.ts"
+import { publishFailed } from "../broker/publishing.ts"
 import { retryMessage } from "../broker/setAside.ts"
 
 /** Messages and bytes of one request; it must take the largest message at least. */
@@ -252,7 +253,13 @@ export const openDeadLetters = Effect.fnUntraced(function* (
     )
 
   const state = yield* watchConnection(connection, () => Effect.void)
-  const publish = yield* makePublisher(connection, new Outgoing(connection), new Incoming(connection), state)
+  const publish = yield* makePublisher(
+    connection,
+    new Outgoing(connection),
+    new Incoming(connection),
+    state,
+    publishFailed,
+  )
   const retry = Effect.fnUntraced(function* (letter: Letter, payload: Uint8Array = letter.payload) {
     const maxPayload = connection.info?.max_payload ?? Number.MAX_SAFE_INTEGER
     const message = retried(letter, payload, subjects, maxPayload)

@@ -1,5 +1,4 @@
 /** An append under way, and the appends of one object that are. */
-import type { ObjectLedger } from "./ObjectLedger.ts"
 
 /** Where an append ended up, by its event or by its entry. */
 export interface Place {
@@ -9,9 +8,20 @@ export interface Place {
   readonly timestamp: number
 }
 
+/** What an append's sender and its broker tell the object that it is for. */
+export interface AppendTarget {
+  readonly id: bigint
+  /** Counts the objects of a run from 0. */
+  readonly ordinal: number
+  sending(append: Append): void
+  stored(append: Append, seq: number, now: number): void
+  /** Its event is not waited for any more. */
+  giveUpEvent(append: Append): void
+}
+
 /** Times are milliseconds of a clock that only goes forward. */
 export interface Append {
-  readonly object: ObjectLedger
+  readonly object: AppendTarget
   /** Counts 1, 2, 3 … for each object. */
   readonly number: number
   /** When the schedule wanted it sent. */

@@ -7,8 +7,8 @@ import { DeliverPolicy, jetstream, jetstreamManager, type JetStreamManager } fro
 import type { NatsConnection } from "@nats-io/transport-node"
 import { Effect } from "effect"
 import { BrokerUnavailable } from "../broker/Broker.ts"
-import { consumerName } from "../broker/provision.ts"
-import { parkedTopic } from "../broker/setAside.ts"
+import { consumerName } from "../contract/Topics.ts"
+import { parkedTopic } from "../contract/Topics.ts"
 
 const withSignal = <A>(operation: string, run: (signal: AbortSignal) => Promise<A>) =>
   Effect.tryPromise({ try: run, catch: (cause) => new BrokerUnavailable({ operation, cause }) }).pipe(

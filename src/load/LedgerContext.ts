@@ -1,5 +1,4 @@
 /** What the ledgers of all objects of a run share. */
-import type { ObjectLedger } from "./ObjectLedger.ts"
 import type { Texts } from "./Texts.ts"
 import type { ViolationKind } from "./Violation.ts"
 
@@ -14,7 +13,7 @@ export interface LedgerContext {
   readonly verify: boolean
   /** How long a stored append may be missing in a log that can be read, where the broker's floor is not known. */
   readonly timeoutMillis: number
-  readonly violated: (kind: ViolationKind, object: ObjectLedger, reason: string) => void
+  readonly violated: (kind: ViolationKind, object: { readonly id: bigint }, reason: string) => void
   readonly counters: { verified: number; foreign: number }
   /** Appends that are not settled, over all objects. */
   pending: number

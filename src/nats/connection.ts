@@ -7,9 +7,17 @@
  * hang: a connection without any sign is given up only when what was written to it has left, which may never be.
  */
 import { errors, type NatsConnection, type PermissionViolationError, type Status } from "@nats-io/transport-node"
-import { Effect, Latch, Option, Stream, type Scope } from "effect"
+import { Effect, Latch, Option, Schema, Stream, type Scope } from "effect"
 import type { Socket } from "node:net"
-import { BrokerClosed } from "../broker/Broker.ts"
+
+/** A connection has ended, and nothing makes it again: what needs it can't go on in this process. */
+export class ConnectionClosed extends Schema.TaggedError<ConnectionClosed>()("ConnectionClosed", {
+  reason: Schema.String,
+}) {
+  override get message(): string {
+    return `the connection to the broker has ended for good (${this.reason}): a new start makes a new one`
+  }
+}
 
 /** The state of a connection, and who wants to hear of it. */
 export class ConnectionState {
@@ -116,9 +124,14 @@ export const watchConnection = Effect.fnUntraced(function* (
 })
 
 /** Fails when the connection has ended for good. */
-export const connectionEnd = (connection: NatsConnection, state: ConnectionState): Effect.Effect<never, BrokerClosed> =>
+export const connectionEnd = (
+  connection: NatsConnection,
+  state: ConnectionState,
+): Effect.Effect<never, ConnectionClosed> =>
   Effect.flatMap(
     Effect.promise(() => connection.closed()),
     (error) =>
-      Effect.fail(new BrokerClosed({ reason: error instanceof Error ? error.message : (state.complaint ?? "closed") })),
+      Effect.fail(
+        new ConnectionClosed({ reason: error instanceof Error ? error.message : (state.complaint ?? "closed") }),
+      ),
   )

@@ -1,21 +1,25 @@
 /** What the server's answers mean, by its codes and texts from 2.9 to 2.15, and what it means that there is none. */
 import { JetStreamApiError } from "@nats-io/jetstream"
 import { errors } from "@nats-io/transport-node"
-import type { BrokerUnavailable } from "../broker/Broker.ts"
 
-const codeOf = ({ cause }: BrokerUnavailable): number | undefined =>
-  cause instanceof JetStreamApiError ? cause.code : undefined
+/** An error of whoever asked, with what the client library said. */
+interface Failure {
+  readonly message: string
+  readonly cause: unknown
+}
 
-export const isStreamNotFound = (error: BrokerUnavailable): boolean => codeOf(error) === 10_059
+const codeOf = ({ cause }: Failure): number | undefined => (cause instanceof JetStreamApiError ? cause.code : undefined)
+
+export const isStreamNotFound = (error: Failure): boolean => codeOf(error) === 10_059
 
 /** There is none, or there is not even its stream. */
-export const isNotFound = (error: BrokerUnavailable): boolean => isStreamNotFound(error) || codeOf(error) === 10_014
+export const isNotFound = (error: Failure): boolean => isStreamNotFound(error) || codeOf(error) === 10_014
 
 /** A stream of that name exists with another configuration. */
-export const isNameInUse = (error: BrokerUnavailable): boolean => codeOf(error) === 10_058
+export const isNameInUse = (error: Failure): boolean => codeOf(error) === 10_058
 
 /** The most deliveries that the server lets a consumer have under way, where it refused more. */
-export const ackPendingLimit = (error: BrokerUnavailable): number | undefined => {
+export const ackPendingLimit = (error: Failure): number | undefined => {
   if (codeOf(error) !== 10_121) return undefined
   const limit = /limit of (\d{1,9})/.exec(error.message)?.[1]
   return limit === undefined ? undefined : Number(limit)
@@ -44,7 +48,7 @@ const nothingToSetAside = new Set([
 const noPeers = 10005
 
 /** Whether a stream was refused because it would take more room than there is. */
-export const lacksRoom = (error: BrokerUnavailable): boolean => {
+export const lacksRoom = (error: Failure): boolean => {
   const code = codeOf(error) ?? 0
   return nothingToSetAside.has(code) || (code === noPeers && /storage/i.test(error.message))
 }
@@ -53,7 +57,7 @@ export const lacksRoom = (error: BrokerUnavailable): boolean => {
 export class Unconfirmed extends Error {}
 
 /** The server does not answer, or nothing of it that could. */
-export const isSilence = ({ cause }: BrokerUnavailable): boolean =>
+export const isSilence = ({ cause }: Failure): boolean =>
   cause instanceof Unconfirmed || cause instanceof errors.TimeoutError || cause instanceof errors.NoRespondersError
 
 /** A message was refused because there is no room for it; that lasts until something is deleted. */
@@ -66,4 +70,4 @@ export const fullStoreIn = (answer: string): StoreFull | undefined => {
   return storeFull.has(code) || (code === storeFailed && streamFull.test(text)) ? new StoreFull(text) : undefined
 }
 
-export const isStoreFull = ({ cause }: BrokerUnavailable): boolean => cause instanceof StoreFull
+export const isStoreFull = ({ cause }: Failure): boolean => cause instanceof StoreFull

@@ -4,16 +4,21 @@
  * whole slice sent again, which the broker's deduplication makes harmless.
  */
 import type { NatsConnection, PermissionViolationError } from "@nats-io/transport-node"
-import { Effect, type Scope } from "effect"
-import type { TraceHeaders } from "../trace/traceContext.ts"
-import { BrokerUnavailable } from "../broker/Broker.ts"
+import { Effect, Schema, type Scope } from "effect"
 import type { ConnectionState } from "./connection.ts"
-import { blockText, type HeaderBlock, idBlock } from "./headers.ts"
+import type { HeaderBlock } from "./headers.ts"
 import { Inbox } from "./Inbox.ts"
 import type { Incoming, Receive } from "./Incoming.ts"
 import type { Outgoing } from "./Outgoing.ts"
 import { fullStoreIn, Unconfirmed } from "./jetStreamErrors.ts"
 import { Window } from "./Window.ts"
+
+/** Messages were not all confirmed: some may be stored. */
+export class PublishFailed extends Schema.TaggedError<PublishFailed>()("PublishFailed", { cause: Schema.Defect() }) {
+  override get message(): string {
+    return this.cause instanceof Error ? this.cause.message : String(this.cause)
+  }
+}
 
 /** A message for a stream, which confirms it. */
 export interface Message {
@@ -63,15 +68,15 @@ interface Slice {
  * A message is made when it is sent, and made again when it is sent again: thousands wait for their confirmation, and the
  * garbage collector would move each of them. `size` is about how many bytes it has, with its copy.
  */
-export type PublishAll = <A>(
+export type PublishAll<E> = <A>(
   all: ReadonlyArray<A>,
   toMessage: (item: A) => Message,
   size: (item: A) => number,
-) => Effect.Effect<void, BrokerUnavailable>
+) => Effect.Effect<void, E>
 
 const unconfirmed = "not confirmed in time"
 
-const failed = (cause: unknown) => new BrokerUnavailable({ operation: "publish", cause })
+const failed = (cause: unknown) => new PublishFailed({ cause })
 
 const send = (outgoing: Outgoing, { copy, headers, payload, subject }: Message, reply: string): void => {
   if (copy !== undefined) outgoing.publish(copy.subject, undefined, copy.headers, payload)
@@ -105,12 +110,14 @@ const nextSlice = <A>(
   return { end, cost }
 }
 
-export const makePublisher = Effect.fnUntraced(function* (
+/** A publisher with a window of its own, until the scope closes; `failure` says in the caller's terms what failed. */
+export const makePublisher = Effect.fnUntraced(function* <E>(
   connection: NatsConnection,
   outgoing: Outgoing,
   incoming: Incoming,
   state: ConnectionState,
-): Effect.fn.Return<PublishAll, never, Scope.Scope> {
+  failure: (failed: PublishFailed) => E,
+): Effect.fn.Return<PublishAll<E>, never, Scope.Scope> {
   const window = new Window(windowBytes)
   /** By reply subject. */
   const waiting = new Map<string, Slice>()
@@ -153,7 +160,7 @@ export const makePublisher = Effect.fnUntraced(function* (
   const sendOnce = <A>(
     all: ReadonlyArray<A>,
     toMessage: (item: A) => Message,
-  ): Effect.Effect<string | undefined, BrokerUnavailable> =>
+  ): Effect.Effect<string | undefined, PublishFailed> =>
     Effect.callback((resume) => {
       // A new one for each attempt: an acknowledgement that comes late does not count for the next.
       const reply = `${inbox.subject}.${(++lastSlice).toString(36)}`
@@ -215,25 +222,16 @@ export const makePublisher = Effect.fnUntraced(function* (
     for (let start = 0; start < all.length;) {
       const { end, cost } = nextSlice(all, start, size)
       const slice = start === 0 && end === all.length ? all : all.slice(start, end)
-      yield* window.within(cost)(sendSlice(slice, toMessage))
+      yield* window.within(cost)(Effect.mapError(sendSlice(slice, toMessage), failure))
       start = end
     }
   })
 })
 
 /** Publishes messages that are made already. */
-export const publishMade = (publish: PublishAll, messages: ReadonlyArray<Message>) =>
+export const publishMade = <E>(publish: PublishAll<E>, messages: ReadonlyArray<Message>) =>
   publish(
     messages,
     (message) => message,
     ({ payload }) => payload.length,
   )
-
-/** Headers of an event: a message id for the broker's deduplication, and the trace where there is one. */
-export const eventHeaders = (messageId: string, trace: TraceHeaders | undefined): HeaderBlock => {
-  if (trace === undefined) return idBlock(messageId)
-  const { traceparent, tracestate } = trace
-  const id = ["Nats-Msg-Id", messageId] as const
-  const parent = ["traceparent", traceparent] as const
-  return blockText(tracestate === undefined ? [id, parent] : [id, parent, ["tracestate", tracestate]])
-}

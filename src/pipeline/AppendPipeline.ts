@@ -17,7 +17,7 @@ import { logDelivery } from "./outcome.ts"
 import { Refusals } from "./Refusals.ts"
 import { Shares } from "./Shares.ts"
 import { type Offered, type Source, Work } from "./Waiting.ts"
-import type { WorkerOptions } from "./Worker.ts"
+import type { WorkerOptions } from "./WorkerOptions.ts"
 
 /** Decodes a delivery with its headers; the refusal where it can't be served. */
 const decode = (source: Source, delivery: Delivery, bounds: Limits): Result.Result<Work, Refusal> => {

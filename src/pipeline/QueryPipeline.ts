@@ -26,7 +26,7 @@ import * as ReadQueue from "./ReadQueue.ts"
 import { refuse } from "./Refusals.ts"
 import { type Lease, Shares } from "./Shares.ts"
 import type { Source } from "./Waiting.ts"
-import type { WorkerOptions } from "./Worker.ts"
+import type { WorkerOptions } from "./WorkerOptions.ts"
 
 /** The reads of one shard in this worker. */
 interface Shard {

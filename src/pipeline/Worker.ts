@@ -4,13 +4,7 @@ import { Broker } from "../broker/Broker.ts"
 import { runAppends } from "./AppendPipeline.ts"
 import { runQueries } from "./QueryPipeline.ts"
 import * as Refusals from "./Refusals.ts"
-
-export interface WorkerOptions {
-  /** Where events go and what `reply_to` may lie below. */
-  readonly responseTopic: string
-  /** Log every message at debug level. */
-  readonly debug: boolean
-}
+import type { WorkerOptions } from "./WorkerOptions.ts"
 
 /**
  * Runs until interrupted; a failure or defect of either pipeline ends both, and so does the end of the connection to the

@@ -13,33 +13,12 @@ import { Reactivity } from "effect/reactivity"
 import type { SqlError } from "effect/sql"
 import { randomUUID } from "node:crypto"
 import type { ConnectionOptions } from "node:tls"
-import { connectSeconds, sessionSeconds } from "./limits.ts"
+import { sessionSeconds } from "./limits.ts"
+import { connectSeconds, type ShardSettings, type Tls } from "../config/ConfigShards.ts"
 import { saslprep } from "./saslprep.ts"
 import type { Connect } from "./sessions.ts"
 import { pipelined } from "./transaction.ts"
 import { unfit } from "./transient.ts"
-
-/** How to reach one shard. */
-export interface ShardSettings {
-  readonly name: string
-  readonly weight: number
-  readonly host: string
-  readonly port: number
-  readonly user: string
-  readonly password: Redacted.Redacted
-  readonly database: string
-  /** Without it nothing is encrypted. */
-  readonly tls?: Tls | undefined
-  readonly applicationName?: string | undefined
-  readonly connectSeconds?: number | undefined
-}
-
-export interface Tls {
-  /** As libpq's `sslmode`: encrypted; by a certificate that somebody trusted has signed; for this host. */
-  readonly mode: "require" | "verify-ca" | "verify-full"
-  /** Who is trusted, in PEM. Default: those that Node trusts. */
-  readonly ca?: string | undefined
-}
 
 /** What messages call a shard's place. */
 export const addressOf = ({ host, port }: ShardSettings): string => `${host}:${port}`

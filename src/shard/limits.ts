@@ -21,9 +21,6 @@ export const sessionsMax = appendsAtOnce + readsAtOnce + healthSessions + verifi
 /** A session that was not used through so many looks of health (a minute) is closed, but for the last one. */
 export const unusedLooksMax = 12
 
-/** Of a connection, from the TCP handshake to a session that is fit; where the shard's URL says nothing else. */
-export const connectSeconds = { default: 5, longest: 10 }
-
 /** A place among the operations of a kind is waited for so long. */
 export const placeSeconds = 10
 

@@ -1,7 +1,6 @@
 /** Makes the spans of messages and batches with a tracer, for those that a sampler chooses. */
 import { type Clock, Context, Effect, Exit, Option, References, Tracer } from "effect"
-import type { Delivery } from "../broker/Broker.ts"
-import { type MessageTrace, passOn } from "./MessageTrace.ts"
+import { type MessageTrace, passOn, type TracedMessage } from "./MessageTrace.ts"
 import type { Sampler } from "./Sampler.ts"
 import { SpanFailed } from "./serviceTracer.ts"
 import { formatParent, type TraceHeaders } from "./traceContext.ts"
@@ -46,7 +45,7 @@ export const make = ({ clock, responseTopic, sampler, tracer }: MessageSpansOpti
   }
 
   /** `traceId` is that of a trace which begins here. */
-  const trace = (delivery: Delivery, sender: Sender | undefined, traceId: string | undefined): MessageTrace => {
+  const trace = (delivery: TracedMessage, sender: Sender | undefined, traceId: string | undefined): MessageTrace => {
     const span = start({
       name: `process ${delivery.subject}`,
       kind: "consumer",

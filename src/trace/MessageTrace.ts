@@ -2,6 +2,19 @@
 import type { Tracer } from "effect"
 import type { TraceHeaders } from "./traceContext.ts"
 
+/** What a trace has to know of a message. */
+export interface TracedMessage {
+  readonly subject: string
+  readonly seq: number
+  /** How often it was delivered, 1 the first time. */
+  readonly deliveryCount: number
+  readonly payload: Uint8Array
+  /** The first value of a header, or `undefined`. */
+  header(name: string): string | undefined
+  /** Set when it is taken from the broker; it hears how the message is settled. */
+  trace: MessageTrace | undefined
+}
+
 export interface MessageTrace {
   /** The span of what is done about the message; `undefined` where it is not sampled. */
   readonly span: Tracer.Span | undefined

@@ -5,6 +5,7 @@
  * A share of the traces is chosen by their ids, as every OpenTelemetry SDK does: a trace is in the share if the last eight
  * bytes of its id, as a number, are small enough. So services that sample the same share sample the same traces.
  */
+import type { Sampling } from "../config/TracingSettings.ts"
 import type { TraceParent } from "./traceContext.ts"
 
 export interface Sampler {
@@ -26,8 +27,7 @@ const randomDigits = (digits: number): string =>
     .toString(16)
     .padStart(digits, "0")
 
-/** `share` of the traces, 0 … 1. With `heedsParent` that is asked for traces that begin here, and a parent decides for its own. */
-export const make = (share: number, heedsParent: boolean): Sampler => {
+export const make = ({ heedsParent, share }: Sampling): Sampler => {
   const bound = share * range
   return {
     follows: ({ sampled, traceId }) => (heedsParent ? sampled : point(traceId) < bound),

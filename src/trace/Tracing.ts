@@ -12,20 +12,19 @@
  *   as their parent.
  */
 import { Context, type Effect } from "effect"
-import type { Delivery } from "../broker/Broker.ts"
-import { passOn } from "./MessageTrace.ts"
+import { passOn, type TracedMessage } from "./MessageTrace.ts"
 import { checkedState, formatParent, parseParent, type TraceHeaders, type TraceParent } from "./traceContext.ts"
 
 export interface Tracing {
   /** Begins the trace of a delivery that was just taken from the broker; it is in `delivery.trace` then, if there is one. */
-  readonly receive: (delivery: Delivery) => void
+  readonly receive: (delivery: TracedMessage) => void
   /** Runs an effect in the span of a message, where that has one. */
-  readonly within: <A, E, R>(delivery: Delivery, self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+  readonly within: <A, E, R>(delivery: TracedMessage, self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
   /** Runs what is done for several messages together on a shard, in a span of its own, where one of them has one. */
   readonly batch: <A, E, R>(
     name: "append batch" | "read batch",
     shard: string,
-    works: ReadonlyArray<{ readonly delivery: Delivery }>,
+    works: ReadonlyArray<{ readonly delivery: TracedMessage }>,
     self: Effect.Effect<A, E, R>,
   ) => Effect.Effect<A, E, R>
 }
@@ -39,7 +38,7 @@ export interface Sender {
 /**
  * Reads the sender from the headers. Their names are lower-case, but for clients that write them as HTTP libraries do.
  */
-export const senderOf = (delivery: Delivery): Sender | undefined => {
+export const senderOf = (delivery: TracedMessage): Sender | undefined => {
   const text = delivery.header("traceparent") ?? delivery.header("Traceparent")
   const parent = text === undefined ? undefined : parseParent(text)
   if (parent === undefined) return undefined

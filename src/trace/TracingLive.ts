@@ -12,6 +12,7 @@ import { randomUUID } from "node:crypto"
 import { version } from "../config/version.ts"
 import * as MessageSpans from "./MessageSpans.ts"
 import * as otlpProtobuf from "./otlpProtobuf.ts"
+import * as Sampler from "./Sampler.ts"
 import * as serviceTracer from "./serviceTracer.ts"
 import { Tracing } from "./Tracing.ts"
 import type { TracingSettings } from "../config/TracingSettings.ts"
@@ -69,10 +70,10 @@ const boundedClient = ({ batchSpansMax, queueSpansMax, timeoutMillis, url }: Tra
     )
   })
 
-const exporting = (settings: TracingSettings, responseTopic: string) =>
+const exporting = (settings: TracingSettings, responseTopic: string, errorType: serviceTracer.ErrorType) =>
   Layer.effectContext(
     Effect.gen(function* () {
-      const { batchSpansMax, compression, delayMillis, headers, resource, sampler, serviceName, url } = settings
+      const { batchSpansMax, compression, delayMillis, headers, resource, sampling, serviceName, url } = settings
       const otlp = yield* OtlpTracer.make({
         url,
         headers: Redacted.value(headers),
@@ -87,9 +88,9 @@ const exporting = (settings: TracingSettings, responseTopic: string) =>
         },
       })
       const tracing = MessageSpans.make({
-        tracer: serviceTracer.make(otlp),
+        tracer: serviceTracer.make(otlp, errorType),
         clock: yield* Clock.Clock,
-        sampler,
+        sampler: Sampler.make(sampling),
         responseTopic,
       })
       return Context.make(Tracing, tracing)
@@ -103,10 +104,14 @@ const exporting = (settings: TracingSettings, responseTopic: string) =>
   )
 
 /**
- * Traces of a worker; without settings none. The spans that Effect makes by itself, for each statement and each HTTP
+ * Traces of a worker; without settings none. `errorType` names the errors of its services. The spans that Effect makes by itself, for each statement and each HTTP
  * request, are made in the span of a message only: nobody pays for those that are not exported.
  */
-export const TracingLive = (settings: TracingSettings | undefined, responseTopic: string): Layer.Layer<never> => {
+export const TracingLive = (
+  settings: TracingSettings | undefined,
+  responseTopic: string,
+  errorType: serviceTracer.ErrorType,
+): Layer.Layer<never> => {
   const quiet = Layer.succeed(References.TracerEnabled, false)
-  return settings === undefined ? quiet : Layer.merge(quiet, exporting(settings, responseTopic))
+  return settings === undefined ? quiet : Layer.merge(quiet, exporting(settings, responseTopic, errorType))
 }

@@ -6,9 +6,6 @@
  * messages and stacks: a database's message may cite a value. Here it gets `error.type`, a SQLSTATE or a word.
  */
 import { Cause, Exit, Schema, Tracer } from "effect"
-import { SqlError } from "effect/sql"
-import { sqlStateOf } from "../shard/transient.ts"
-import { BatchRejected, ShardUnavailable } from "../shard/ShardPool.ts"
 
 /** How a span ends that failed. */
 export class SpanFailed extends Schema.TaggedError<SpanFailed>()("SpanFailed", { errorType: Schema.String }) {
@@ -17,12 +14,14 @@ export class SpanFailed extends Schema.TaggedError<SpanFailed>()("SpanFailed", {
   }
 }
 
-const errorTypeOf = (cause: Cause.Cause<unknown>): string => {
+/** What an error says of itself in a span's `error.type`, a SQLSTATE or a word; `undefined` for an error of another kind. */
+export type ErrorType = (error: unknown) => string | undefined
+
+const errorTypeOf = (cause: Cause.Cause<unknown>, errorType: ErrorType): string => {
   const error = Cause.squash(cause)
   if (error instanceof SpanFailed) return error.errorType
-  if (error instanceof ShardUnavailable) return error.reason
-  if (error instanceof BatchRejected) return error.sqlState
-  if (SqlError.isSqlError(error)) return sqlStateOf(error) ?? error.reason._tag
+  const known = errorType(error)
+  if (known !== undefined) return known
   if (typeof error === "object" && error !== null && "_tag" in error) return String(error._tag)
   return error instanceof Error ? error.name : "_OTHER"
 }
@@ -58,7 +57,7 @@ const statementOf = (sql: string): Statement => {
 /** The pool knows the shard's address; the client, where it was given a URL, does not. */
 const firstCounts = new Set(["db.namespace", "server.address", "server.port"])
 
-export const make = (tracer: Tracer.Tracer): Tracer.Tracer =>
+export const make = (tracer: Tracer.Tracer, errorType: ErrorType): Tracer.Tracer =>
   Tracer.make({
     span: (options) => {
       const span = tracer.span(options)
@@ -76,9 +75,9 @@ export const make = (tracer: Tracer.Tracer): Tracer.Tracer =>
       }
       span.end = (endTime, exit) => {
         if (Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause)) return end(endTime, exit)
-        const errorType = errorTypeOf(exit.cause)
-        attribute("error.type", errorType)
-        end(endTime, Exit.fail(failed(errorType)))
+        const type = errorTypeOf(exit.cause, errorType)
+        attribute("error.type", type)
+        end(endTime, Exit.fail(failed(type)))
       }
       return span
     },

@@ -10,9 +10,9 @@ import { NatsLive } from "../../src/broker/NatsLive.ts"
 import { Outgoing } from "../../src/nats/Outgoing.ts"
 import { retryMessage } from "../../src/broker/setAside.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
-import { TestNats } from "../embedded/testServers.ts"
+import { TestNats } from "../../bench/servers/privateServers.ts"
 import { brokerContract, type BrokerProbe } from "./brokerContract.ts"
-import { connectTo } from "../embedded/connectTo.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
 
 const live = Layer.unwrap(
   Effect.map(NatsServer, ({ url }) =>

@@ -6,8 +6,8 @@ import { Effect, FileSystem, Layer, Logger, Queue, Schedule, Stream } from "effe
 import { Broker, type Delivery } from "../../src/broker/Broker.ts"
 import { NatsLive } from "../../src/broker/NatsLive.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
-import { basePort, temporary } from "../embedded/testServers.ts"
-import { connectTo } from "../embedded/connectTo.ts"
+import { basePort, temporary } from "../../bench/servers/privateServers.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
 
 const settings = {
   logsTopic: "logs",

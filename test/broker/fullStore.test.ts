@@ -5,8 +5,8 @@ import { Context, Effect, Layer, Stream } from "effect"
 import { Broker } from "../../src/broker/Broker.ts"
 import { isStoreFull } from "../../src/nats/jetStreamErrors.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
-import { connectTo } from "../embedded/connectTo.ts"
-import { TestNats } from "../embedded/testServers.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
+import { TestNats } from "../../bench/servers/privateServers.ts"
 import { live } from "./onServer.ts"
 
 const event = (messageId: string) => [{ payload: `{"event":"${messageId}"}`, messageId, replyTo: undefined }]

@@ -7,9 +7,9 @@ import { NatsLive } from "../../src/broker/NatsLive.ts"
 import { Client } from "../../src/client/Client.ts"
 import * as ObjectId from "../../src/contract/ObjectId.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
-import { makeProxy } from "../chaos/TcpProxy.ts"
-import { connectTo } from "../embedded/connectTo.ts"
-import { TestNats } from "../embedded/testServers.ts"
+import { makeProxy } from "../../bench/servers/TcpProxy.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
+import { TestNats } from "../../bench/servers/privateServers.ts"
 import { within } from "../service/service.ts"
 
 /** The server's address by way of another port, with the credentials. */

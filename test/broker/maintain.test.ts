@@ -5,8 +5,8 @@ import { Context, Effect, Layer, Stream } from "effect"
 import { Broker } from "../../src/broker/Broker.ts"
 import { margin, marginMessages, noMargin, purgeDone } from "../../src/broker/maintain.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
-import { connectTo } from "../embedded/connectTo.ts"
-import { TestNats } from "../embedded/testServers.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
+import { TestNats } from "../../bench/servers/privateServers.ts"
 import { live, topics } from "./onServer.ts"
 
 const streams = { logs: "objectlog_logs", parked: "objectlog_logs_parked" }

@@ -25,8 +25,8 @@ import { noMargin, purgeDone } from "../../src/broker/maintain.ts"
 import { provision, streamSubjects } from "../../src/broker/provision.ts"
 import { isOursAlone, type StreamPart, streamProblem, streamRemarks } from "../../src/broker/streamRules.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
-import { connectTo } from "../embedded/connectTo.ts"
-import { TestNats } from "../embedded/testServers.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
+import { TestNats } from "../../bench/servers/privateServers.ts"
 import { topics } from "./onServer.ts"
 
 const subjects = streamSubjects(topics)

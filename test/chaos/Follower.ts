@@ -1,7 +1,7 @@
 /** Follows a stream from its beginning, through every outage of the broker: each message once, in its order. */
 import { DeliverPolicy, jetstream, jetstreamManager } from "@nats-io/jetstream"
 import { Effect, Schedule, type Scope } from "effect"
-import { connectTo } from "../embedded/connectTo.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
 
 export interface Message {
   readonly seq: number

@@ -1,6 +1,6 @@
 /** A constant load of core publishes, and the delay of each from its publish to its event. */
 import { Effect, type Scope } from "effect"
-import { connectTo } from "../embedded/connectTo.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
 
 /** What happened to one group of appends in a stretch of time. */
 export interface Stretch {

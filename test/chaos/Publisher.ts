@@ -13,7 +13,7 @@ import { setTimeout as pause } from "node:timers/promises"
 import type { Append, Ledger, ObjectRecord } from "./Ledger.ts"
 import { textOf } from "./Ledger.ts"
 import { Randomness } from "./Randomness.ts"
-import { connectTo } from "../embedded/connectTo.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
 
 export interface PublisherOptions {
   readonly servers: string

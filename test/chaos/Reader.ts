@@ -3,7 +3,7 @@ import type { NatsConnection } from "@nats-io/transport-node"
 import { Effect, type Scope } from "effect"
 import { type Append, type Ledger, type ObjectRecord, placeOf } from "./Ledger.ts"
 import { Randomness } from "./Randomness.ts"
-import { connectTo } from "../embedded/connectTo.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
 
 export interface ReadEntry {
   readonly position: number

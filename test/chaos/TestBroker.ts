@@ -8,9 +8,9 @@ import { freePort } from "../../src/embedded/freePort.ts"
 import { findNatsServer } from "../../src/embedded/natsBinary.ts"
 import { ServerFailed } from "../../src/embedded/serverProcess.ts"
 import { type ServerControl, startServer } from "../../src/embedded/supervisor.ts"
-import { temporary } from "../embedded/testServers.ts"
+import { temporary } from "../../bench/servers/privateServers.ts"
 import { ports } from "./ports.ts"
-import { connectTo } from "../embedded/connectTo.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
 
 export interface BrokerNode {
   readonly name: string

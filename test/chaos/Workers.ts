@@ -6,7 +6,7 @@ import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { startReaper } from "../../src/embedded/serverProcess.ts"
 import { ports } from "./ports.ts"
-import { makeProxy, type TcpProxy } from "./TcpProxy.ts"
+import { makeProxy, type TcpProxy } from "../../bench/servers/TcpProxy.ts"
 import { TestBroker } from "./TestBroker.ts"
 import { TestShards, workerRole } from "./TestShards.ts"
 

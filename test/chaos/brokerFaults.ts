@@ -1,7 +1,7 @@
 /** Faults of the broker. */
 import { jetstream, jetstreamManager } from "@nats-io/jetstream"
 import { Effect } from "effect"
-import { connectTo } from "../embedded/connectTo.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
 import { allShards, type MakeFault, retried, type Targets } from "./Fault.ts"
 import { type BrokerNode, ordinaryAccess } from "./TestBroker.ts"
 

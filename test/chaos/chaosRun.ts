@@ -27,7 +27,7 @@ import { makeStorm, type Storm, type Struck } from "./Storm.ts"
 import { TestBroker } from "./TestBroker.ts"
 import { TestShards } from "./TestShards.ts"
 import { startWorkers, type Worker } from "./Workers.ts"
-import { connectTo } from "../embedded/connectTo.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
 
 /** What a run's faults are made with. */
 export interface FaultTools {

@@ -4,7 +4,7 @@ import { fromStored } from "../../src/contract/LogEntry.ts"
 import { toColumn } from "../../src/contract/ObjectId.ts"
 import { ObjectId } from "../../src/contract/ObjectId.ts"
 import { type Append, type Ledger, type ObjectRecord, placeOf, textOf } from "./Ledger.ts"
-import { onShard } from "../embedded/onShard.ts"
+import { onShard } from "../../bench/servers/onShard.ts"
 import type { TestShards } from "./TestShards.ts"
 
 /** An entry as its database has it. */

@@ -8,10 +8,10 @@ import { mkdirSync, readFileSync, rmSync } from "node:fs"
 import { type Load, startLoad, type Stretch } from "./Load.ts"
 import { Randomness } from "./Randomness.ts"
 import { TestBroker } from "./TestBroker.ts"
-import { onShard } from "../embedded/onShard.ts"
+import { onShard } from "../../bench/servers/onShard.ts"
 import { TestShards } from "./TestShards.ts"
 import { startWorkers, type Worker } from "./Workers.ts"
-import { connectTo } from "../embedded/connectTo.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
 
 export interface IsolationOptions {
   readonly seed: number

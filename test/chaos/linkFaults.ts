@@ -2,7 +2,7 @@
 import { Effect } from "effect"
 import { allShards, type MakeFault } from "./Fault.ts"
 import type { Randomness } from "./Randomness.ts"
-import type { LinkState, TcpProxy } from "./TcpProxy.ts"
+import type { LinkState, TcpProxy } from "../../bench/servers/TcpProxy.ts"
 
 /** How long each lasts, at least and at most. */
 const linkStates = {

@@ -31,8 +31,8 @@ import { escapeLog } from "../../src/cli/terminal.ts"
 import * as ObjectId from "../../src/contract/ObjectId.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { ConfiguredNats } from "../embedded/ConfiguredNats.ts"
-import { TestNats } from "../embedded/testServers.ts"
-import { connectTo } from "../embedded/connectTo.ts"
+import { TestNats } from "../../bench/servers/privateServers.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
 
 const largest = ObjectId.fromDecimal("18446744073709551615")!
 

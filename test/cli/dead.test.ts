@@ -10,7 +10,7 @@ import type { Letter } from "../../src/letters/Letter.ts"
 import { deadCommand } from "../../src/cli/dead.ts"
 import { ageText, letterText, makeTable, parseSpan, payloadText } from "../../src/cli/letterText.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
-import { TestNats, TestPostgres } from "../embedded/testServers.ts"
+import { TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
 import { RawNats } from "../fuzz/RawNats.ts"
 import { ForeignClient, startWorker } from "../service/service.ts"
 

@@ -3,8 +3,8 @@ import { assert, layer } from "@effect/vitest"
 import { Effect, Redacted } from "effect"
 import { execFile } from "node:child_process"
 import { fileURLToPath } from "node:url"
-import type { ShardSettings } from "../../src/shard/connectSession.ts"
-import { TestPostgres } from "../embedded/testServers.ts"
+import type { ShardSettings } from "../../src/config/ConfigShards.ts"
+import { TestPostgres } from "../../bench/servers/privateServers.ts"
 import { clientOf, oneShardWith, twoShards } from "../shard/livePostgres.ts"
 
 const program = fileURLToPath(new URL("../../src/objectlog.js", import.meta.url))

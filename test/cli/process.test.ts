@@ -8,8 +8,8 @@ import { closeSync, cpSync, mkdirSync, openSync, readdirSync, symlinkSync, write
 import { createServer, type AddressInfo, type Server } from "node:net"
 import { fileURLToPath } from "node:url"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
-import { connectTo } from "../embedded/connectTo.ts"
-import { temporary, TestNats } from "../embedded/testServers.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
+import { temporary, TestNats } from "../../bench/servers/privateServers.ts"
 import { inherited, within } from "../service/service.ts"
 
 const root = fileURLToPath(new URL("../..", import.meta.url))

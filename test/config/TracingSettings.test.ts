@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { ConfigProvider, Effect, Redacted } from "effect"
 import { inspect } from "node:util"
 import { tracingSettings } from "../../src/config/TracingSettings.ts"
+import * as Sampler from "../../src/trace/Sampler.ts"
 
 type Environment = Record<string, string>
 
@@ -33,7 +34,7 @@ describe("without an endpoint", () => {
 describe("with an endpoint", () => {
   it.effect("the defaults are those of the specification", () =>
     Effect.gen(function* () {
-      const { headers, sampler, ...found } = yield* on({})
+      const { headers, sampling, ...found } = yield* on({})
       assert.deepStrictEqual(found, {
         url: "http://collector:4318/v1/traces",
         protocol: "http/protobuf",
@@ -46,6 +47,7 @@ describe("with an endpoint", () => {
         resource: {},
       })
       assert.deepStrictEqual(Redacted.value(headers), {})
+      const sampler = Sampler.make(sampling)
       assert.isDefined(sampler.begins())
       assert.isFalse(sampler.follows({ traceId: "1".repeat(32), spanId: "1".repeat(16), sampled: false }))
     }),
@@ -88,11 +90,14 @@ describe("with an endpoint", () => {
   it.effect("the sampler and its share", () =>
     Effect.gen(function* () {
       const sampled = (env: Environment) =>
-        Effect.map(on(env), ({ sampler }) => [
-          sampler.begins() !== undefined,
-          sampler.follows({ traceId: `${"1".repeat(16)}${"0".repeat(16)}`, spanId: "1".repeat(16), sampled: true }),
-          sampler.follows({ traceId: `${"1".repeat(16)}${"f".repeat(16)}`, spanId: "1".repeat(16), sampled: false }),
-        ])
+        Effect.map(on(env), ({ sampling }) => {
+          const sampler = Sampler.make(sampling)
+          return [
+            sampler.begins() !== undefined,
+            sampler.follows({ traceId: `${"1".repeat(16)}${"0".repeat(16)}`, spanId: "1".repeat(16), sampled: true }),
+            sampler.follows({ traceId: `${"1".repeat(16)}${"f".repeat(16)}`, spanId: "1".repeat(16), sampled: false }),
+          ]
+        })
       const arg = { OTEL_TRACES_SAMPLER_ARG: "0" }
       assert.deepStrictEqual(yield* sampled({ OTEL_TRACES_SAMPLER: "always_on" }), [true, true, true])
       assert.deepStrictEqual(yield* sampled({ OTEL_TRACES_SAMPLER: "always_off" }), [false, false, false])

@@ -246,8 +246,8 @@ describe("what is deployed is confined", () => {
         const unknown = /v2\.9\./.test(version) ? /^ *sync_interval: .*$/m : /(?!)/
         for (const access of ["access.conf", "secure.conf"]) {
           const text = read(`deploy/nats/${access}`)
-            .replace("/run/secrets/nats_certificate", `${root}test/broker/tls/name.pem`)
-            .replace("/run/secrets/nats_key", `${root}test/broker/tls/name.key`)
+            .replace("/run/secrets/nats_certificate", `${root}test/nats/tls/name.pem`)
+            .replace("/run/secrets/nats_key", `${root}test/nats/tls/name.key`)
           yield* fs.writeFileString(`${folder}/access.conf`, text)
           yield* fs.writeFileString(
             `${folder}/nats.conf`,

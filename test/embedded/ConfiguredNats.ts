@@ -4,7 +4,7 @@ import { Context, Effect, FileSystem, Layer, Schedule } from "effect"
 import { type ChildProcess, spawn } from "node:child_process"
 import { freePort } from "../../src/embedded/freePort.ts"
 import { findNatsServer } from "../../src/embedded/natsBinary.ts"
-import { basePort, temporary } from "./testServers.ts"
+import { basePort, temporary } from "../../bench/servers/privateServers.ts"
 
 const started = "Server is ready"
 const reloaded = "Reloaded server configuration"

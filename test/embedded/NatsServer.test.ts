@@ -8,8 +8,8 @@ import { type AddressInfo, createServer, type Server } from "node:net"
 import { NatsServer, type NatsServerOptions } from "../../src/embedded/NatsServer.ts"
 import { findNatsServer } from "../../src/embedded/natsBinary.ts"
 import { inspect } from "../../src/embedded/reaper.ts"
-import { basePort, temporary, TestNats } from "./testServers.ts"
-import { connectTo } from "./connectTo.ts"
+import { basePort, temporary, TestNats } from "../../bench/servers/privateServers.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
 
 const port = basePort + 30
 

@@ -10,8 +10,8 @@ import { serverAccount } from "../../src/embedded/account.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { PostgresServers, type PostgresServersOptions } from "../../src/embedded/PostgresServers.ts"
 import { inspect } from "../../src/embedded/reaper.ts"
-import { onShard } from "./onShard.ts"
-import { basePort, copyTemplate, temporary, TestPostgres } from "./testServers.ts"
+import { onShard } from "../../bench/servers/onShard.ts"
+import { basePort, copyTemplate, temporary, TestPostgres } from "../../bench/servers/privateServers.ts"
 
 const port = basePort + 40
 

@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { chmodSync, chownSync, existsSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs"
 import { ownFolder } from "../../src/embedded/dataFolder.ts"
-import { temporary } from "./testServers.ts"
+import { temporary } from "../../bench/servers/privateServers.ts"
 
 describe("a data folder", () => {
   it.live("is made where it is missing, with those above it, and may be there", () =>

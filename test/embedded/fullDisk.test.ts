@@ -11,8 +11,8 @@ import { awaitRoom, fullDiskIn, recoverFromFullDisk, Restarts, roomBytes } from 
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { live, logInto, until } from "../broker/onServer.ts"
 import { mountSmallDisk } from "../chaos/SmallDisk.ts"
-import { connectTo } from "./connectTo.ts"
-import { basePort, temporary } from "./testServers.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
+import { basePort, temporary } from "../../bench/servers/privateServers.ts"
 
 const mebibyte = 1024 ** 2
 

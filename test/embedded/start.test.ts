@@ -9,7 +9,7 @@ import { Client } from "../../src/client/Client.ts"
 import * as ObjectId from "../../src/contract/ObjectId.ts"
 import { freePort } from "../../src/embedded/freePort.ts"
 import { findNatsServer } from "../../src/embedded/natsBinary.ts"
-import { basePort, temporary } from "./testServers.ts"
+import { basePort, temporary } from "../../bench/servers/privateServers.ts"
 
 const root = fileURLToPath(new URL("../..", import.meta.url))
 const main = fileURLToPath(new URL("../../src/objectlog.js", import.meta.url))

@@ -5,7 +5,7 @@ import { Effect, Layer, Logger } from "effect"
 import { existsSync, rmSync, writeFileSync } from "node:fs"
 import { inspect } from "../../src/embedded/reaper.ts"
 import { startServer } from "../../src/embedded/supervisor.ts"
-import { temporary } from "./testServers.ts"
+import { temporary } from "../../bench/servers/privateServers.ts"
 
 /** A server that lives while there is a file, and is ready when there is another one. */
 const shellServer = Effect.gen(function* () {

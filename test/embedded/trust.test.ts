@@ -4,7 +4,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { chmodSync, lchownSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import { foreignEntry } from "../../src/embedded/foreignEntry.js"
-import { temporary } from "./testServers.ts"
+import { temporary } from "../../bench/servers/privateServers.ts"
 
 const other = 12_345
 

@@ -1,7 +1,7 @@
 /** A short run of the fuzzer; `npm run fuzz` makes long ones. */
 import { assert, layer } from "@effect/vitest"
 import { Effect, Layer } from "effect"
-import { TestNats, TestPostgres } from "../embedded/testServers.ts"
+import { TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
 import { fuzz } from "./fuzz.ts"
 
 layer(Layer.mergeAll(TestNats.layer, TestPostgres.layer(2)), { excludeTestServices: true, timeout: "120 seconds" })(

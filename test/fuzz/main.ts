@@ -2,7 +2,7 @@
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import { Console, Effect, Layer } from "effect"
 import { parseArgs } from "node:util"
-import { TestNats, TestPostgres } from "../embedded/testServers.ts"
+import { TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
 import { fuzz, type Report } from "./fuzz.ts"
 
 const { values } = parseArgs({

@@ -6,8 +6,8 @@ import { ensureConsumer, parkedConsumer, provision } from "../../src/broker/prov
 import { parkedSubject } from "../../src/broker/setAside.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { readFloor, replayEvents } from "../../src/load/BrokerView.ts"
-import { TestNats } from "../embedded/testServers.ts"
-import { connectTo } from "../embedded/connectTo.ts"
+import { TestNats } from "../../bench/servers/privateServers.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
 
 const topics = { logsTopic: "logs", queryTopic: "query", responseTopic: "response", deadTopic: "dead", replicas: 1 }
 

@@ -8,10 +8,10 @@ import { fileURLToPath } from "node:url"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
 import { type LoadOptions, makeLoad } from "../../src/load/Load.ts"
-import { onShard } from "../embedded/onShard.ts"
-import { TestNats, TestPostgres } from "../embedded/testServers.ts"
+import { onShard } from "../../bench/servers/onShard.ts"
+import { TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
 import { inherited, startWorker, startWorkerProcess, within } from "../service/service.ts"
-import { connectTo } from "../embedded/connectTo.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
 
 const servers = Layer.mergeAll(TestNats.layer, TestPostgres.layer(1))
 const program = fileURLToPath(new URL("../../src/objectlog.js", import.meta.url))

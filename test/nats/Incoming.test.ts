@@ -7,8 +7,8 @@ import { Buffer } from "node:buffer"
 import { Incoming } from "../../src/nats/Incoming.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import * as draw from "../contract/arbitraries.ts"
-import { TestNats } from "../embedded/testServers.ts"
-import { connectTo } from "../embedded/connectTo.ts"
+import { TestNats } from "../../bench/servers/privateServers.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
 
 interface Received {
   readonly kind: Kind

@@ -5,8 +5,8 @@ import { Effect } from "effect"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { blockText, type HeaderBlock, headerText } from "../../src/nats/headers.ts"
 import { Outgoing } from "../../src/nats/Outgoing.ts"
-import { TestNats } from "../embedded/testServers.ts"
-import { connectTo } from "../embedded/connectTo.ts"
+import { TestNats } from "../../bench/servers/privateServers.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
 
 const connected = Effect.flatMap(NatsServer, (nats) =>
   Effect.acquireRelease(

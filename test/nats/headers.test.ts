@@ -2,9 +2,9 @@
 import { MsgHdrsImpl } from "@nats-io/nats-core/internal"
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary } from "effect"
-import { kept, unkept } from "../../src/broker/deadLetter.ts"
+import { kept, unkept } from "../../src/broker/keptHeaders.ts"
 import { blockText, firstHeader, type Headers, headerValue, idBlock, parseHeaders } from "../../src/nats/headers.ts"
-import { eventHeaders } from "../../src/nats/publish.ts"
+import { eventHeaders } from "../../src/broker/publishing.ts"
 import { checkedState, formatParent } from "../../src/trace/traceContext.ts"
 import * as draw from "../contract/arbitraries.ts"
 

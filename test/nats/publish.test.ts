@@ -8,8 +8,8 @@ import { Incoming } from "../../src/nats/Incoming.ts"
 import { Outgoing } from "../../src/nats/Outgoing.ts"
 import { makePublisher, publishMade } from "../../src/nats/publish.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
-import { TestNats } from "../embedded/testServers.ts"
-import { connectTo } from "../embedded/connectTo.ts"
+import { TestNats } from "../../bench/servers/privateServers.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
 
 const connected = Effect.flatMap(NatsServer, ({ url }) =>
   Effect.acquireRelease(
@@ -41,7 +41,13 @@ layer(TestNats.layer, { excludeTestServices: true })("publishing", (it) => {
         },
       })
       yield* Effect.promise(() => stream.flush())
-      const publish = yield* makePublisher(own, new Outgoing(own), new Incoming(own), new ConnectionState())
+      const publish = yield* makePublisher(
+        own,
+        new Outgoing(own),
+        new Incoming(own),
+        new ConnectionState(),
+        (failed) => failed,
+      )
       const messages = ["1", "2", "3"].map((payload) => ({
         subject,
         payload,

@@ -5,7 +5,7 @@ import { spawnSync } from "node:child_process"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
 import { counters, gauges, histograms } from "../../src/observe/definitions.ts"
-import { basePort, TestNats, TestPostgres } from "../embedded/testServers.ts"
+import { basePort, TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
 import {
   appendBody,
   collectAnswers,

@@ -10,6 +10,7 @@ import * as serviceTracer from "../../src/trace/serviceTracer.ts"
 import { Tracing } from "../../src/trace/Tracing.ts"
 import { runWorker } from "../../src/pipeline/Worker.ts"
 import { HashRingLive } from "../../src/placement/HashRing.ts"
+import { errorType } from "../../src/shard/errorType.ts"
 import { layerMemory as shardsMemory, MemoryShards } from "../../src/shard/Memory.ts"
 
 const world = Layer.mergeAll(
@@ -34,6 +35,7 @@ const tracer = serviceTracer.make(
       return span
     },
   }),
+  errorType,
 )
 
 const tracing = (sampler: Sampler.Sampler) =>
@@ -45,7 +47,7 @@ const tracing = (sampler: Sampler.Sampler) =>
     }),
   )
 
-const heeding = (share: number) => Layer.merge(world, tracing(Sampler.make(share, true)))
+const heeding = (share: number) => Layer.merge(world, tracing(Sampler.make({ share: share, heedsParent: true })))
 
 const worker = Effect.forkScoped(runWorker({ responseTopic: "response", debug: false }))
 
@@ -109,7 +111,7 @@ describe("traces in memory", () => {
       yield* worker
       yield* broker.publishAppend(`{"id":1,"log":"x"}`, { traceparent: sender("01"), tracestate: "v=1" })
       assert.deepStrictEqual((yield* broker.nextEvent).trace, { traceparent: sender("00"), tracestate: "v=1" })
-    }).pipe(Effect.scoped, Effect.provide(Layer.merge(world, tracing(Sampler.make(0, false))))),
+    }).pipe(Effect.scoped, Effect.provide(Layer.merge(world, tracing(Sampler.make({ share: 0, heedsParent: false }))))),
   )
 
   it.effect("a batch links 128 messages at most, and each of them leads to the batch", () =>

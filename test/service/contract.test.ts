@@ -4,7 +4,7 @@
  */
 import { assert, layer } from "@effect/vitest"
 import { Effect, Layer, Queue } from "effect"
-import { TestNats, TestPostgres } from "../embedded/testServers.ts"
+import { TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
 import { ForeignClient, startWorker } from "./service.ts"
 
 const service = ForeignClient.layer.pipe(

@@ -5,8 +5,8 @@ import type { NatsConnection } from "@nats-io/transport-node"
 import { Effect, Layer, Schedule } from "effect"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
-import { onShard } from "../embedded/onShard.ts"
-import { TestNats, TestPostgres } from "../embedded/testServers.ts"
+import { onShard } from "../../bench/servers/onShard.ts"
+import { TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
 import {
   type Answers,
   appendBody,
@@ -20,7 +20,7 @@ import {
   startWorkerProcess,
   within,
 } from "./service.ts"
-import { connectTo } from "../embedded/connectTo.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
 
 const servers = ForeignClient.layer.pipe(Layer.provideMerge(Layer.mergeAll(TestNats.layer, TestPostgres.layer(2))))
 

@@ -6,8 +6,8 @@ import { Context, Effect, Layer, Schedule, type Scope } from "effect"
 import { Broker } from "../../src/broker/Broker.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { runWorker } from "../../src/pipeline/Worker.ts"
-import { connectTo } from "../embedded/connectTo.ts"
-import { TestNats, TestPostgres } from "../embedded/testServers.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
+import { TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
 import { appendBody, collectAnswers, within, workerLayers } from "./service.ts"
 
 const mebibyte = 1024 ** 2

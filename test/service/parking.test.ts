@@ -4,8 +4,8 @@ import { AckPolicy, DeliverPolicy, jetstreamManager } from "@nats-io/jetstream"
 import { Effect, Layer, Schedule } from "effect"
 import { replay } from "../../src/broker/replay.ts"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
-import { onShard } from "../embedded/onShard.ts"
-import { TestNats, TestPostgres } from "../embedded/testServers.ts"
+import { onShard } from "../../bench/servers/onShard.ts"
+import { TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
 import {
   assertLogs,
   collectAnswers,

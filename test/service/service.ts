@@ -12,7 +12,7 @@ import { runWorker } from "../../src/pipeline/Worker.ts"
 import { placementOf } from "../../src/placement/guard.ts"
 import { HashRing, HashRingLive } from "../../src/placement/HashRing.ts"
 import { ShardPoolLive } from "../../src/shard/ShardPoolLive.ts"
-import { connectTo } from "../embedded/connectTo.ts"
+import { connectTo } from "../../bench/servers/connectTo.ts"
 
 /** The layers of one worker on the servers of the test. */
 export const workerLayers = Layer.unwrap(

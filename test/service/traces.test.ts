@@ -3,7 +3,7 @@ import { assert, layer } from "@effect/vitest"
 import { headers, type Msg } from "@nats-io/transport-node"
 import { jetstream } from "@nats-io/jetstream"
 import { Effect, Layer } from "effect"
-import { TestNats, TestPostgres } from "../embedded/testServers.ts"
+import { TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
 import { kinds, Receiver, receiving, type Span } from "../observe/Receiver.ts"
 import { ForeignClient, startWorkerWith, within } from "./service.ts"
 

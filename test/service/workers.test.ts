@@ -2,7 +2,7 @@
 import { assert, layer } from "@effect/vitest"
 import { jetstreamManager } from "@nats-io/jetstream"
 import { Effect, Layer, Schedule } from "effect"
-import { TestNats, TestPostgres } from "../embedded/testServers.ts"
+import { TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
 import {
   assertLogs,
   collectAnswers,

@@ -1,7 +1,7 @@
 /** First starts that are mistaken, or at odds with each other, and what becomes of them. */
 import { assert, layer } from "@effect/vitest"
 import { Effect, Exit } from "effect"
-import { TestPostgres } from "../embedded/testServers.ts"
+import { TestPostgres } from "../../bench/servers/privateServers.ts"
 import { clientOf, poolOn, twoShards } from "./livePostgres.ts"
 import { entry, freshId } from "./shardPoolContract.ts"
 

@@ -1,5 +1,6 @@
 /** What the numbers of sessions and seconds have to do with each other. */
 import { assert, describe, it } from "@effect/vitest"
+import { connectSeconds } from "../../src/config/ConfigShards.ts"
 import { stuckMillis } from "../../src/observe/Watchdog.ts"
 import * as pipeline from "../../src/pipeline/limits.ts"
 import * as limits from "../../src/shard/limits.ts"
@@ -10,7 +11,7 @@ describe("limits", () => {
   })
 
   it("the server gives up before the worker does", () => {
-    const { connectSeconds, operationSeconds, rollbackSeconds, sessionSeconds } = limits
+    const { operationSeconds, rollbackSeconds, sessionSeconds } = limits
     assert.isBelow(sessionSeconds.lock, sessionSeconds.statement)
     assert.isBelow(sessionSeconds.lock, rollbackSeconds)
     assert.isBelow(sessionSeconds.statement, operationSeconds)

@@ -4,10 +4,10 @@ import { Effect, Layer } from "effect"
 import { Reactivity } from "effect/reactivity"
 import { type EmbeddedShard, PostgresServers } from "../../src/embedded/PostgresServers.ts"
 import { placementOf } from "../../src/placement/guard.ts"
-import type { ShardSettings } from "../../src/shard/connectSession.ts"
+import type { ShardSettings } from "../../src/config/ConfigShards.ts"
 import { ShardPool } from "../../src/shard/ShardPool.ts"
 import { ShardPoolLive } from "../../src/shard/ShardPoolLive.ts"
-import { onShard } from "../embedded/onShard.ts"
+import { onShard } from "../../bench/servers/onShard.ts"
 
 /** A connection of its own, past the pool. */
 export const clientOf = ({ database, host, password, port, user }: ShardSettings) =>

@@ -2,7 +2,7 @@
 import { assert, layer } from "@effect/vitest"
 import { Effect } from "effect"
 import { migrate, schemaVersion } from "../../src/shard/migrations.ts"
-import { TestPostgres } from "../embedded/testServers.ts"
+import { TestPostgres } from "../../bench/servers/privateServers.ts"
 import { clientOf, oneShard, oneShardWith, poolOn } from "./livePostgres.ts"
 import { countIn, entry, id } from "./shardPoolContract.ts"
 

@@ -1,7 +1,7 @@
 /** A pooler between worker and database: one that keeps sessions is used, with our settings; another one is refused. */
 import { assert, layer } from "@effect/vitest"
 import { Effect } from "effect"
-import { TestPostgres } from "../embedded/testServers.ts"
+import { TestPostgres } from "../../bench/servers/privateServers.ts"
 import { clientOf, oneShard, poolOn } from "./livePostgres.ts"
 import { makePooler } from "./Pooler.ts"
 import { entry, everything, freshId } from "./shardPoolContract.ts"

@@ -6,7 +6,7 @@ import { chownSync, readFileSync, rmSync, statSync, writeFileSync } from "node:f
 import { freePort } from "../../src/embedded/freePort.ts"
 import type { EmbeddedShard } from "../../src/embedded/PostgresServers.ts"
 import { startServer } from "../../src/embedded/supervisor.ts"
-import { basePort, temporary } from "../embedded/testServers.ts"
+import { basePort, temporary } from "../../bench/servers/privateServers.ts"
 
 /** Copies the server while it is stopped, starts both, and gives the port of the copy, which only reads. */
 export const startStandby = Effect.fnUntraced(function* (primary: EmbeddedShard) {

@@ -6,9 +6,9 @@ import { Reactivity } from "effect/reactivity"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
 import { sessionsOfShard } from "../../src/shard/sessions.ts"
 import { type InTransaction, makeTransactions, pipelined } from "../../src/shard/transaction.ts"
-import { makeProxy } from "../chaos/TcpProxy.ts"
-import { onShard } from "../embedded/onShard.ts"
-import { TestPostgres } from "../embedded/testServers.ts"
+import { makeProxy } from "../../bench/servers/TcpProxy.ts"
+import { onShard } from "../../bench/servers/onShard.ts"
+import { TestPostgres } from "../../bench/servers/privateServers.ts"
 
 const theShard = Effect.map(PostgresServers, ({ shards }) => shards[0]!)
 
