@@ -101,7 +101,7 @@ const besideAppends = (appends: number, readsPerSecond: number) =>
  * So many reads of ten entries that are published at once, and as many appends before them, several times: seconds until the last answer,
  * of the round whose ratio is the median.
  */
-export const burst = (reads: number, rounds: number) =>
+const burst = (reads: number, rounds: number) =>
   Effect.gen(function* () {
     const { connection } = yield* Rig
     const make = body({ objects: 1_000, size: 100 })

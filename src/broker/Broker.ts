@@ -6,7 +6,7 @@
  */
 import { Context, Schema, type Effect, type Stream } from "effect"
 import type { Stamp } from "../contract/LogEntry.ts"
-import type { ErrorCode } from "../contract/Protocol.ts"
+import type { ErrorCode } from "../contract/ErrorCode.ts"
 import type { TracedMessage } from "../trace/MessageTrace.ts"
 import type { TraceHeaders } from "../trace/traceContext.ts"
 

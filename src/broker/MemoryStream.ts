@@ -1,7 +1,7 @@
 /** A stream of the broker in memory with its durable consumer, and its deliveries. Time is Effect's clock. */
 import { Clock, Effect } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
-import { decodeText } from "../contract/Protocol.ts"
+import { decodeText } from "../contract/Request.ts"
 import type { MessageTrace } from "../trace/MessageTrace.ts"
 import type { ConsumerState, Delivery } from "./Broker.ts"
 import { ackWaitMillis } from "./consumerRules.ts"

@@ -19,7 +19,7 @@ export type PurgedPart = (typeof purgedParts)[number]
 export type StreamSubjects = Record<StreamPart, ReadonlyArray<string>>
 
 /** Whether every subject that `inner` matches is matched by `outer`. */
-export const covers = (outer: string, inner: string): boolean => {
+const covers = (outer: string, inner: string): boolean => {
   const [out, inn] = [outer.split("."), inner.split(".")]
   for (let i = 0; i < out.length; i++) {
     if (out[i] === ">") return inn.length > i

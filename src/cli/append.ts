@@ -2,15 +2,17 @@
 import { Duration, Effect, Option, Redacted, Result, Schema, Stdio, Stream } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import * as ObjectId from "../contract/ObjectId.ts"
-import { messageIdProblem } from "../contract/Protocol.ts"
-import { type Append, type Appended, Client, ClientFailed, RequestRefused } from "../client/Client.ts"
+import { messageIdProblem } from "../contract/Request.ts"
+import { type Appended, Client, RequestRefused } from "../client/Client.ts"
+import { ClientFailed } from "../client/connection.ts"
+import type { Append } from "../contract/Request.ts"
 import { type InputInvalid, lines, standardInput } from "./input.ts"
 import { complain, print } from "./output.ts"
 import { serversFor } from "./servers.ts"
 import { jsonLine } from "./terminal.ts"
 
 /** Some of several appends were refused; each one's reason was printed when it came. */
-export class AppendsRefused extends Schema.TaggedError<AppendsRefused>()("AppendsRefused", {
+class AppendsRefused extends Schema.TaggedError<AppendsRefused>()("AppendsRefused", {
   refused: Schema.Int,
   appends: Schema.Int,
 }) {
@@ -54,7 +56,7 @@ export const clientFor = (timeout: Duration.Duration) =>
   )
 
 /** One outcome for a person. */
-export const appendedText = (appended: Appended): string =>
+const appendedText = (appended: Appended): string =>
   `position ${appended.position}  ${new Date(appended.timestamp).toISOString()}${appended.duplicate ? "  duplicate" : ""}\n`
 
 /** `objectlog append ID TEXT` */

@@ -2,7 +2,7 @@
 import { Clock, Effect, FileSystem, Option, Stdio, Stream, Terminal } from "effect"
 import { Command, Flag, Prompt } from "effect/cli"
 import { reasonText } from "../embedded/systemError.ts"
-import { ClientFailed } from "../client/Client.ts"
+import { ClientFailed } from "../client/connection.ts"
 import { chosen, filterFlags, missing, opened, selected, seqArgument, seqArguments, workOn } from "./letters.ts"
 import { ageText, Counts, letterJson, letterText, makeTable } from "./letterText.ts"
 import { standardInput } from "./input.ts"

@@ -5,7 +5,7 @@ import type { Letter } from "../letters/Letter.ts"
 import { headerValue } from "../nats/headers.ts"
 import { toMillis } from "../contract/LogEntry.ts"
 import type { ObjectId } from "../contract/ObjectId.ts"
-import { decodeAppend, decodeText } from "../contract/Protocol.ts"
+import { decodeAppend, decodeText } from "../contract/Request.ts"
 import { escapeLog, jsonLine } from "./terminal.ts"
 
 /** The object of a refused request, where that much of it can be read. */

@@ -6,14 +6,14 @@ import { type DeadLetters, openDeadLetters } from "../letters/deadLetters.ts"
 import type { Letter } from "../letters/Letter.ts"
 import { fromMillis } from "../contract/LogEntry.ts"
 import * as ObjectId from "../contract/ObjectId.ts"
-import { ClientFailed, connected } from "../client/Client.ts"
+import { ClientFailed, connected } from "../client/connection.ts"
 import { lettersText, objectOf, parseSpan } from "./letterText.ts"
 import { complain, printLine } from "./output.ts"
 import { parseTime } from "./query.ts"
 import { serversFor } from "./servers.ts"
 
 /** Some letters could not be worked on; each one's reason was printed when it came. */
-export class LettersFailed extends Schema.TaggedError<LettersFailed>()("LettersFailed", {
+class LettersFailed extends Schema.TaggedError<LettersFailed>()("LettersFailed", {
   failed: Schema.Int,
   letters: Schema.Int,
   done: Schema.String,

@@ -2,7 +2,9 @@
 import { Effect, Option, Stdio, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import { clientFor, idArgument, timeoutFlag } from "./append.ts"
-import { Client, ClientFailed, type Entry } from "../client/Client.ts"
+import { Client } from "../client/Client.ts"
+import { ClientFailed } from "../client/connection.ts"
+import type { Entry } from "../contract/Event.ts"
 import { printAll, tell } from "./output.ts"
 import { escapeLog, jsonLine } from "./terminal.ts"
 
@@ -38,7 +40,7 @@ export const entryText = (entry: Entry, terminal: boolean): string =>
   `${new Date(entry.timestamp).toISOString()}  ${escapeLog(entry.log, terminal)}\n`
 
 /** One entry as a line of JSON. */
-export const entryJson = ({ log, position, seq, timestamp }: Entry, terminal: boolean): string =>
+const entryJson = ({ log, position, seq, timestamp }: Entry, terminal: boolean): string =>
   `${jsonLine(JSON.stringify({ position, seq, timestamp, log }), terminal)}\n`
 
 const timeFlag = (name: string, description: string) =>

@@ -4,7 +4,7 @@ import { Effect, Redacted } from "effect"
 import { Command } from "effect/cli"
 import { attempt } from "../broker/provision.ts"
 import { replay } from "../broker/replay.ts"
-import { connected } from "../client/Client.ts"
+import { connected } from "../client/connection.ts"
 import { printLine } from "./output.ts"
 import { serversFor } from "./servers.ts"
 

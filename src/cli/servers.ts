@@ -1,7 +1,7 @@
 /** Which broker the client commands talk to. */
-import { Config, Effect, FileSystem, Option, Redacted, Result, Schema } from "effect"
+import { Effect, FileSystem, Option, Redacted, Result, Schema } from "effect"
 import { readServers } from "../nats/connectionOptions.ts"
-import { ConfigInvalid, natsUrl } from "../config/Config.ts"
+import { type ConfigInvalid, dataDir as dataDirSetting, natsUrl, topics } from "../config/Config.ts"
 import { hasPrograms } from "../embedded/postgresPrograms.ts"
 
 /** Neither `NATS_URL` nor a running embedded server says where to connect to. */
@@ -40,21 +40,6 @@ export interface ClientServers {
 const Running = Schema.fromJsonString(Schema.Struct({ nats: Schema.String, pid: Schema.Int }))
 const decodeRunning = Schema.decodeUnknownOption(Running)
 
-const given = (variable: string) =>
-  Config.option(Config.String(variable)).pipe(
-    Effect.map(Option.getOrUndefined),
-    Effect.mapError(() => new ConfigInvalid({ variable, value: "", allowed: "a text" })),
-  )
-
-const topicPattern = /^[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*$/
-
-const topic = Effect.fnUntraced(function* (variable: string, fallback: string) {
-  const value = yield* given(variable)
-  if (value === undefined || topicPattern.test(value)) return value ?? fallback
-  const allowed = "a NATS subject of letters, digits, _ and -, parted by dots"
-  return yield* new ConfigInvalid({ variable, value, allowed })
-})
-
 const isAlive = (pid: number): boolean => {
   try {
     process.kill(pid, 0)
@@ -68,7 +53,7 @@ const isAlive = (pid: number): boolean => {
 /** The address of the embedded server that runs in `DATA_DIR`; a record of a process that is gone counts as none. */
 export const embeddedServer = Effect.gen(function* () {
   const fs = yield* FileSystem.FileSystem
-  const dataDir = (yield* given("DATA_DIR")) ?? ".objectlog"
+  const dataDir = yield* dataDirSetting
   const text = yield* fs.readFileString(`${dataDir}/running.json`).pipe(
     Effect.catchIf(
       (error) => error.reason._tag === "PermissionDenied",
@@ -95,10 +80,7 @@ export const serversFor: Effect.Effect<
   ConfigInvalid | NoServer | ServerOfAnother,
   FileSystem.FileSystem
 > = Effect.gen(function* () {
-  const logsTopic = yield* topic("NATS_LOGS_TOPIC", "logs")
-  const queryTopic = yield* topic("NATS_QUERY_TOPIC", "query")
-  const responseTopic = yield* topic("NATS_RESPONSE_TOPIC", "response")
-  const deadTopic = yield* topic("NATS_DEAD_TOPIC", "dead")
+  const { dead: deadTopic, logs: logsTopic, query: queryTopic, response: responseTopic } = yield* topics
   const servers = (yield* natsUrl) ?? (yield* embeddedServer)
   return { servers, logsTopic, queryTopic, responseTopic, deadTopic }
 })

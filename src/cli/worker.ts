@@ -15,7 +15,7 @@ import { workerLayers, type Servers } from "./layers.ts"
 import { loggerLayer } from "./logging.ts"
 import { announce } from "./output.ts"
 
-export class NoFreePort extends Schema.TaggedError<NoFreePort>()("NoFreePort", {
+class NoFreePort extends Schema.TaggedError<NoFreePort>()("NoFreePort", {
   variable: Schema.String,
   port: Schema.Number,
 }) {

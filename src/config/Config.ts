@@ -5,20 +5,13 @@
 import { Effect, type FileSystem, Redacted, Result } from "effect"
 import { readServers } from "../nats/connectionOptions.ts"
 import { isIP } from "node:net"
-import { parkedTopic, reserveTopic } from "../contract/Topics.ts"
+import { defaultTopics, parkedTopic, reserveTopic, type Topics } from "../contract/Topics.ts"
 import { shards } from "./ConfigShards.ts"
 import { ConfigInvalid, given, integer, parsed, shownItem } from "./ConfigValue.ts"
 import { tracingSettings, type TracingSettings } from "./TracingSettings.ts"
 import type { ShardSettings } from "./ConfigShards.ts"
 
 export { ConfigInvalid } from "./ConfigValue.ts"
-
-export interface Topics {
-  readonly logs: string
-  readonly query: string
-  readonly response: string
-  readonly dead: string
-}
 
 export interface Settings {
   /** Comma-separated server list; `undefined` starts an embedded server. May carry credentials. */
@@ -61,6 +54,24 @@ export const natsUrl = Effect.flatMap(given("NATS_URL"), (value) => {
   })
 })
 
+/** The subjects of the contract. */
+export const topics: Effect.Effect<Topics, ConfigInvalid> = Effect.gen(function* () {
+  const found: Topics = {
+    logs: yield* topic("NATS_LOGS_TOPIC", defaultTopics.logs),
+    query: yield* topic("NATS_QUERY_TOPIC", defaultTopics.query),
+    response: yield* topic("NATS_RESPONSE_TOPIC", defaultTopics.response),
+    dead: yield* topic("NATS_DEAD_TOPIC", defaultTopics.dead),
+  }
+  yield* disjoint(found)
+  return found
+})
+
+/** Where the embedded servers keep their data. */
+export const dataDir: Effect.Effect<string, ConfigInvalid> = Effect.map(
+  given("DATA_DIR"),
+  (value) => value ?? ".objectlog",
+)
+
 /** Append requests a minute that the load generator sends where its command says nothing. */
 export const queriesPerMinute: Effect.Effect<number, ConfigInvalid> = parsed(
   "QUERIES_MIN",
@@ -71,19 +82,12 @@ export const queriesPerMinute: Effect.Effect<number, ConfigInvalid> = parsed(
 
 /** Reads and checks every setting of a worker. */
 export const settings: Effect.Effect<Settings, ConfigInvalid, FileSystem.FileSystem> = Effect.gen(function* () {
-  const topics: Topics = {
-    logs: yield* topic("NATS_LOGS_TOPIC", "logs"),
-    query: yield* topic("NATS_QUERY_TOPIC", "query"),
-    response: yield* topic("NATS_RESPONSE_TOPIC", "response"),
-    dead: yield* topic("NATS_DEAD_TOPIC", "dead"),
-  }
-  yield* disjoint(topics)
   const mode = yield* parsed("MODE", "release", "release or debug", (value) =>
     value === "release" || value === "debug" ? value : undefined,
   )
   return {
     natsUrl: yield* natsUrl,
-    topics,
+    topics: yield* topics,
     replicas: yield* parsed("NATS_STREAM_REPLICAS", 1, "1, 3 or 5", (value) =>
       ["1", "3", "5"].includes(value) ? Number(value) : undefined,
     ),
@@ -100,7 +104,7 @@ export const settings: Effect.Effect<Settings, ConfigInvalid, FileSystem.FileSys
     logLevel: yield* parsed("LOG_LEVEL", mode === "debug" ? "debug" : "info", logLevels.join(", "), (value) =>
       logLevels.find((level) => level === value),
     ),
-    dataDir: (yield* given("DATA_DIR")) ?? ".objectlog",
+    dataDir: yield* dataDir,
     tracing: yield* tracingSettings,
   }
 })

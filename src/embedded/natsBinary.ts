@@ -5,7 +5,7 @@ import { reasonText } from "./systemError.ts"
 import { runProgram } from "./runProgram.ts"
 import { refuseForeign } from "./trust.ts"
 
-export class NatsServerMissing extends Schema.TaggedError<NatsServerMissing>()("NatsServerMissing", {
+class NatsServerMissing extends Schema.TaggedError<NatsServerMissing>()("NatsServerMissing", {
   problem: Schema.String,
 }) {
   override get message(): string {

@@ -11,7 +11,7 @@ import { readFile } from "node:fs/promises"
 import { ownFolder } from "./dataFolder.ts"
 
 /** Another process that is alive serves this data. */
-export class FolderInUse extends Schema.TaggedError<FolderInUse>()("FolderInUse", {
+class FolderInUse extends Schema.TaggedError<FolderInUse>()("FolderInUse", {
   folder: Schema.String,
   pid: Schema.Int,
 }) {

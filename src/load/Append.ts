@@ -9,7 +9,7 @@ export interface Place {
 }
 
 /** What an append's sender and its broker tell the object that it is for. */
-export interface AppendTarget {
+interface AppendTarget {
   readonly id: bigint
   /** Counts the objects of a run from 0. */
   readonly ordinal: number

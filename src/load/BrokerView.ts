@@ -5,16 +5,24 @@
  */
 import { DeliverPolicy, jetstream, jetstreamManager, type JetStreamManager } from "@nats-io/jetstream"
 import type { NatsConnection } from "@nats-io/transport-node"
-import { Effect } from "effect"
-import { BrokerUnavailable } from "../broker/Broker.ts"
-import { consumerName } from "../contract/Topics.ts"
-import { parkedTopic } from "../contract/Topics.ts"
+import { Effect, Schema } from "effect"
+import { consumerName, parkedTopic } from "../contract/Topics.ts"
+
+/** The broker did not tell; the run goes on without. */
+export class ViewUnavailable extends Schema.TaggedError<ViewUnavailable>()("ViewUnavailable", {
+  operation: Schema.String,
+  cause: Schema.Defect(),
+}) {
+  override get message(): string {
+    return `broker: ${this.operation} failed: ${this.cause instanceof Error ? this.cause.message : String(this.cause)}`
+  }
+}
 
 const withSignal = <A>(operation: string, run: (signal: AbortSignal) => Promise<A>) =>
-  Effect.tryPromise({ try: run, catch: (cause) => new BrokerUnavailable({ operation, cause }) }).pipe(
+  Effect.tryPromise({ try: run, catch: (cause) => new ViewUnavailable({ operation, cause }) }).pipe(
     Effect.timeoutOrElse({
       duration: timeoutMillis,
-      orElse: () => Effect.fail(new BrokerUnavailable({ operation, cause: new Error("no answer in time") })),
+      orElse: () => Effect.fail(new ViewUnavailable({ operation, cause: new Error("no answer in time") })),
     }),
   )
 
@@ -43,7 +51,7 @@ const isAnyParked = async (manager: JetStreamManager, logsTopic: string): Promis
 export const readFloor = (
   connection: NatsConnection,
   logsTopic: string,
-): Effect.Effect<number | undefined, BrokerUnavailable> =>
+): Effect.Effect<number | undefined, ViewUnavailable> =>
   withSignal("read the acknowledgement floor", async () => {
     const manager = await jetstreamManager(connection, { checkAPI: false })
     const stream = await manager.streams.find(logsTopic)
@@ -61,7 +69,7 @@ export const replayEvents = (
   responseTopic: string,
   sinceMillis: number,
   take: (data: Uint8Array) => void,
-): Effect.Effect<boolean, BrokerUnavailable> =>
+): Effect.Effect<boolean, ViewUnavailable> =>
   withSignal("replay events", async (signal) => {
     const manager = await jetstreamManager(connection, { checkAPI: false })
     const stream = await manager.streams.find(responseTopic)

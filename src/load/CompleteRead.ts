@@ -5,7 +5,7 @@
  * once. Others may append meanwhile; what is beyond that position is theirs and proves nothing. A read that follows the
  * log may go on beside this one, so what was known is held as it was when this one began.
  */
-import type { Entry } from "../client/Client.ts"
+import type { Entry } from "../contract/Event.ts"
 import { showPlace } from "./Append.ts"
 import { addDigest } from "./digest.ts"
 import type { LedgerContext } from "./LedgerContext.ts"

@@ -9,7 +9,7 @@
  * Events arrive over core NATS, which drops them while the connection is down; those are taken from their stream.
  */
 import { Clock, Deferred, Effect, Exit, Option, type Redacted, type Scope } from "effect"
-import { ClientFailed } from "../client/Client.ts"
+import { ClientFailed } from "../client/connection.ts"
 import { readFloor, replayEvents } from "./BrokerView.ts"
 import { connected } from "./connected.ts"
 import { readEvent } from "./events.ts"
@@ -53,7 +53,7 @@ const graceMillis = 20_000
 /** Before the first event tells how the clocks differ, they may by this much. */
 const clockMillis = 60_000
 
-export type Phase = "starting" | "sending" | "draining" | "reading"
+type Phase = "starting" | "sending" | "draining" | "reading"
 
 export interface Load {
   readonly tally: Tally
@@ -140,10 +140,11 @@ export const makeLoad = Effect.fnUntraced(function* (
       return context.violated("contradicted", object, `the event of append ${name.number} names object ${event.id}`)
     }
     const at = now()
-    const due = object.answered(name.number, event.place, at)
+    const { position, seq, timestamp } = event
+    const due = object.answered(name.number, { position, seq, timestamp }, at)
     if (due === undefined) return
     tally.answered(at - due)
-    clockAheadMillis = Math.max(clockAheadMillis, event.place.timestamp - clock.currentTimeMillisUnsafe())
+    clockAheadMillis = Math.max(clockAheadMillis, timestamp - clock.currentTimeMillisUnsafe())
   }
   connection.subscribe(responseTopic, {
     callback: (error, message) => {

@@ -8,7 +8,7 @@
  * One that was sent again may have been stored first by either attempt: its place among its neighbours is then not
  * known, and its order is not checked. That it is there once is.
  */
-import type { Entry } from "../client/Client.ts"
+import type { Entry } from "../contract/Event.ts"
 import { type Append, AppendQueue, type Place, samePlace, showPlace } from "./Append.ts"
 import { addDigest } from "./digest.ts"
 import type { LedgerContext } from "./LedgerContext.ts"

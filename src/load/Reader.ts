@@ -7,8 +7,11 @@
  */
 import type { NatsConnection } from "@nats-io/transport-node"
 import { Effect, Schema } from "effect"
-import { encodeReadRequest, type Entry, PageMerge, type Read, orderOf } from "../client/Client.ts"
-import type { PageEvent, RefusedEvent } from "./events.ts"
+import { PageMerge, orderOf } from "../client/PageMerge.ts"
+import { encodeReadRequest } from "../contract/Request.ts"
+import type { Read } from "../contract/Request.ts"
+import type { Entry, PageEvent, RefusedEvent } from "../contract/Event.ts"
+import type { Answering } from "./events.ts"
 
 /** No page came for the time that a read may take. */
 export class ReadUnanswered extends Schema.TaggedError<ReadUnanswered>()("ReadUnanswered", {
@@ -21,7 +24,7 @@ export class ReadUnanswered extends Schema.TaggedError<ReadUnanswered>()("ReadUn
 }
 
 interface Reading {
-  readonly receive: (event: PageEvent | RefusedEvent) => void
+  readonly receive: (event: Answering<PageEvent> | Answering<RefusedEvent>) => void
 }
 
 /** What it needs of a connection. */
@@ -41,7 +44,7 @@ export class Reader {
     this.#prefix = prefix
   }
 
-  receive(event: PageEvent | RefusedEvent): boolean {
+  receive(event: Answering<PageEvent> | Answering<RefusedEvent>): boolean {
     const reading = this.#readings.get(event.requestId)
     reading?.receive(event)
     return event.requestId.startsWith(this.#prefix)

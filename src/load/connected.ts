@@ -3,8 +3,7 @@ import { connect, type NatsConnection } from "@nats-io/transport-node"
 import { Effect, Redacted, Schedule, type Scope } from "effect"
 import { watchConnection } from "../nats/connection.ts"
 import { connectionOptions, shownServers } from "../nats/connectionOptions.ts"
-import { attempt } from "../broker/provision.ts"
-import { ClientFailed } from "../client/Client.ts"
+import { ClientFailed, connectFailure } from "../client/connection.ts"
 
 /** How long the first connection may take, over all attempts, in seconds: a broker that is starting is waited for. */
 const connectSeconds = 30
@@ -21,14 +20,13 @@ export const connected = Effect.fnUntraced(function* (
 ): Effect.fn.Return<Connected, ClientFailed, Scope.Scope> {
   const list = Redacted.value(servers)
   const connection = yield* Effect.acquireRelease(
-    attempt("connect", () => connect(connectionOptions(list, "objectlog load"))),
+    Effect.tryPromise({
+      try: () => connect(connectionOptions(list, "objectlog load")),
+      catch: (error) =>
+        new ClientFailed({ reason: `can't connect to NATS at ${shownServers(list)}: ${connectFailure(error)}` }),
+    }),
     (made) => Effect.promise(() => made.close()),
-  ).pipe(
-    Effect.retry({ schedule: Schedule.spaced("1 second"), times: connectSeconds }),
-    Effect.mapError(
-      (error) => new ClientFailed({ reason: `can't connect to NATS at ${shownServers(list)}: ${error.message}` }),
-    ),
-  )
+  ).pipe(Effect.retry({ schedule: Schedule.spaced("1 second"), times: connectSeconds }))
   const state = yield* watchConnection(connection, notice)
   state.onReconnect.add(reconnected)
   const refused = new Set<string>()

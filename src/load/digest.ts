@@ -1,5 +1,5 @@
 /** A number for an entry, of 32 bits: sums of them tell whether two reads brought the same entries, in any order. */
-import type { Entry } from "../client/Client.ts"
+import type { Entry } from "../contract/Event.ts"
 
 const step = (hash: number, value: number): number => Math.imul(hash ^ value, 0x0100_0193)
 

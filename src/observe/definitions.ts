@@ -4,7 +4,7 @@
  * Labels are bounded: a shard is one of the configured ones, all others come from closed sets. Never an object id.
  */
 import { operations } from "../broker/Broker.ts"
-import { errorCodes } from "../contract/Protocol.ts"
+import { errorCodes } from "../contract/ErrorCode.ts"
 import { shardUses } from "../shard/ShardPool.ts"
 
 /** Kinds of requests; the value of every `subject` label, whatever the topics are called. */
@@ -19,7 +19,7 @@ const otherReason = "other"
  * Reasons of a retry: words of our own, and the SQLSTATEs of faults that an operator has to tell apart. A database can
  * raise any SQLSTATE, so that every other one is counted as `other`; the log has it in full.
  */
-export const retryReasons = [
+const retryReasons = [
   "connection",
   "timeout",
   "pool",

@@ -6,7 +6,7 @@
  */
 import { Effect, Fiber, Result, Stream } from "effect"
 import { Broker, type Delivery } from "../broker/Broker.ts"
-import { decodeAppend, messageIdProblem, type Limits, type Refusal } from "../contract/Protocol.ts"
+import { decodeAppend, messageIdProblem, type Limits, type Refusal } from "../contract/Request.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import { Tracing } from "../trace/Tracing.ts"
 import { HashRing } from "../placement/HashRing.ts"

@@ -6,7 +6,7 @@
  * large batches. Commit, then event, then ack: transactions of a lane run one after the other, each while the events of the
  * one before are being confirmed by the broker.
  *
- * States. *up*: batches commit. *stalled*: it made no room for `laneFullWaitMillis`, or was in the way of lanes that had nothing to
+ * States. *up*: batches commit. *stalled*: it made no room for `fullWaitMillis`, or was in the way of lanes that had nothing to
  * do until their patience was used up; what arrives beyond its bounds is parked at once, until it has caught up. *down*: the last attempt failed for a transient reason and is being repeated,
  * without end; stalled too, and the lane keeps what it holds. *closing*: the worker stops; what waits is handed back, what
  * is under way is finished within a bound.
@@ -153,7 +153,7 @@ export const make = Effect.fnUntraced(function* (
       if (!flow.isStalled(shard)) {
         const before = yield* Clock.currentTimeMillis
         const isInTheWay = flow.isInTheWay(shard, before)
-        if (before - fullSince >= limits.laneFullWaitMillis || (isInTheWay && patience.left(before) <= 0)) {
+        if (before - fullSince >= limits.fullWaitMillis || (isInTheWay && patience.left(before) <= 0)) {
           flow.stall(shard)
           continue
         }

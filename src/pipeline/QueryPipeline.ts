@@ -10,7 +10,8 @@
  */
 import { Clock, Effect, FiberSet, Random, Result, Stream } from "effect"
 import { Broker, type Delivery } from "../broker/Broker.ts"
-import { decodeRead, pageMaxBytes, type Refusal } from "../contract/Protocol.ts"
+import { decodeRead, type Refusal } from "../contract/Request.ts"
+import { pageMaxBytes } from "../contract/limits.ts"
 import { retryReason } from "../observe/definitions.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import { watched } from "../observe/Parts.ts"

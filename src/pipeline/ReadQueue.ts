@@ -5,7 +5,7 @@
 import { Effect, Exit, Schema, type Scope, Semaphore } from "effect"
 import { Broker, type OutgoingEvent } from "../broker/Broker.ts"
 import type { LogEntry } from "../contract/LogEntry.ts"
-import { pageMaxBytes } from "../contract/Protocol.ts"
+import { pageMaxBytes } from "../contract/limits.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import { Tracing } from "../trace/Tracing.ts"
 import {

@@ -3,12 +3,12 @@
  *
  * A stream of dead letters that is full, or takes nothing, must not stop what is in order. So what is handed over is bounded,
  * for appends and reads apart, and reported to the broker as in progress. Many that come at once find room in a moment: for
- * them the intake waits, but not longer than `refusalsFullMillis` until there is room for many again. What comes after that
+ * them the intake waits, but not longer than `fullWaitMillis` until there is room for many again. What comes after that
  * is handed back with a delay.
  */
 import { Clock, Context, Effect, Fiber, Latch, Queue, Random, type Scope, Stream } from "effect"
 import type { Broker, Delivery } from "../broker/Broker.ts"
-import type { Refusal } from "../contract/Protocol.ts"
+import type { Refusal } from "../contract/Request.ts"
 import { type Subject, subjects } from "../observe/definitions.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import { watched } from "../observe/Parts.ts"
@@ -81,7 +81,7 @@ const makeQueue = Effect.fnUntraced(function* (type: Subject) {
         room.closeUnsafe()
         const now = yield* Clock.currentTimeMillis
         fullSince ??= now
-        const left = fullSince + limits.refusalsFullMillis - now
+        const left = fullSince + limits.fullWaitMillis - now
         if (left <= 0) return yield* handBack(refused.slice(next))
         yield* Effect.timeoutOption(room.await, left)
       }

@@ -3,7 +3,7 @@ import { Latch } from "effect"
 import type { Delivery } from "../broker/Broker.ts"
 import type { NewEntry } from "../contract/LogEntry.ts"
 import { ownText } from "../contract/ownText.ts"
-import type { Addressed } from "../contract/Protocol.ts"
+import type { Addressed } from "../contract/Request.ts"
 import * as limits from "./limits.ts"
 
 /** Where an append comes from: `setAside` is what was parked, or refused and is tried again. */

@@ -38,10 +38,10 @@ export const parkingAtOnce = 4
 export const parkingBytes = 32 * 1024 * 1024
 
 /**
- * How long a full lane may hold up the intake before it stalls. Several workers at their limit, who wait for each other's
+ * How long a full lane may hold up the intake before it stalls, and so long refusals that find no room. Several workers at their limit, who wait for each other's
  * locks, need some hundred milliseconds for a transaction, and to park what they hold would only be more work for all.
  */
-export const laneFullWaitMillis = 1_000
+export const fullWaitMillis = 1_000
 
 /** The broker delivers again after 30 s without a sign; every ten seconds we give one for what is still held. */
 export const keepAliveMillis = 10_000
@@ -53,7 +53,7 @@ export const drainMillis = 5_000
 export const lossCheckMillis = 30_000
 
 /** First and longest delay after which the broker delivers again what a shard could not take. */
-export const handBackMillis = { first: 1_000, longest: 60_000 }
+const handBackMillis = { first: 1_000, longest: 60_000 }
 
 /** Delay for the n-th redelivery: doubling, capped, jittered to 80 … 120 % so that a backlog does not come back at once. */
 export const handBackDelay = (deliveryCount: number, random: number): number =>
@@ -132,6 +132,3 @@ export const readAttempts = 4
 export const refusalsWaiting = 1_000
 export const refusalsBytesMax = 8 * 1024 * 1024
 export const refusalsAtOnce = 64
-
-/** How long refusals beyond those may hold up an intake: as long as a full lane may. */
-export const refusalsFullMillis = laneFullWaitMillis

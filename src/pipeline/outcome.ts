@@ -2,7 +2,8 @@
 import { Effect, Option } from "effect"
 import { Broker, type BrokerUnavailable, type Delivery, type OutgoingEvent, type ParkedKind } from "../broker/Broker.ts"
 import type { Placed } from "../contract/LogEntry.ts"
-import { encodeAppended, encodeError, type Refusal } from "../contract/Protocol.ts"
+import { encodeAppended, encodeError } from "../contract/Event.ts"
+import type { Refusal } from "../contract/Request.ts"
 import { type RetryPart, retryReason, type Subject } from "../observe/definitions.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import { Tracing } from "../trace/Tracing.ts"
@@ -72,7 +73,7 @@ const attempted = <A>(
   )
 
 /** Repeats an operation of the broker, without end, until it succeeds. */
-export const persist = <A>(
+const persist = <A>(
   part: RetryPart,
   operation: Effect.Effect<A, BrokerUnavailable>,
 ): Effect.Effect<A, never, Metrics> =>

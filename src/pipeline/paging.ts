@@ -1,5 +1,6 @@
 /** Packs entries into pages that fill the broker's `max_payload` well and never exceed it. Pure. */
-import { encodeEntry, encodePage, pageOverheadBytes, type Page } from "../contract/Protocol.ts"
+import { encodeEntry, encodePage, type Page } from "../contract/Event.ts"
+import { pageOverheadBytes } from "../contract/limits.ts"
 import type { Cursor } from "../contract/Cursor.ts"
 import type { LogEntry } from "../contract/LogEntry.ts"
 import type { ObjectId } from "../contract/ObjectId.ts"
@@ -11,7 +12,7 @@ export interface TooLarge {
 }
 
 /** A page that is full, encoded, and the entry that it ends with. */
-export interface FullPage {
+interface FullPage {
   readonly payload: string
   readonly end: LogEntry
 }

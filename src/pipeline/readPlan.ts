@@ -2,7 +2,7 @@
 import type { Delivery } from "../broker/Broker.ts"
 import type { Cursor } from "../contract/Cursor.ts"
 import type { LogEntry } from "../contract/LogEntry.ts"
-import type { ReadRequest } from "../contract/Protocol.ts"
+import type { ReadRequest } from "../contract/Request.ts"
 import type { ReadQuery } from "../shard/ShardPool.ts"
 import * as limits from "./limits.ts"
 

@@ -27,14 +27,14 @@ import { Context, Effect, Layer, Schema } from "effect"
 export const slotCount = 4_096
 
 /** Most shards in one placement: with more, equal shards would get fewer than four slots, and be uneven. */
-export const shardsMax = 1_024
+const shardsMax = 1_024
 
 /** Bounds of a weight. Only ratios count, and within these no sum or quotient loses the precision that they need. */
-export const weightMin = 1e-6
-export const weightMax = 1e6
+const weightMin = 1e-6
+const weightMax = 1e6
 
 /** What a shard without a weight has. */
-export const weightDefault = 1
+const weightDefault = 1
 
 /** One shard of a placement. A weight of 2 means twice the slots of a shard with 1; a tiny one may get no slot at all. */
 export const ShardSpec = Schema.Struct({ name: Schema.String, weight: Schema.Finite })

@@ -8,7 +8,7 @@
  */
 import { PgClient } from "@effect/sql-pg"
 import { Effect, Redacted } from "effect"
-import { payloadMax } from "../contract/Protocol.ts"
+import { payloadMax } from "../contract/limits.ts"
 import { Reactivity } from "effect/reactivity"
 import type { SqlError } from "effect/sql"
 import { randomUUID } from "node:crypto"

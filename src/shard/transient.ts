@@ -33,7 +33,7 @@ export const isDataFault = (sqlState: string | undefined): boolean =>
   sqlState !== undefined && /^(?:22|23|54)/.test(sqlState)
 
 /** A session that answers, and is of no use: its server is read-only, its settings are gone, it is not the shard's. */
-export class SessionUnfit extends Error {
+class SessionUnfit extends Error {
   /** SQLSTATE or a word. */
   readonly reason: string
 

@@ -4,7 +4,7 @@
  */
 
 /** One stored copy of an append; a publisher that tries again may cause several. */
-export interface Copy {
+interface Copy {
   readonly seq: number
   readonly nanos: bigint
 }

@@ -3,7 +3,7 @@ import { Effect, Schedule, type Scope } from "effect"
 import type { Ledger } from "./Ledger.ts"
 
 /** Appends that wait for less are served as usual. */
-export const normalMillis = 500
+const normalMillis = 500
 const sampleMillis = 50
 
 export interface Monitor {

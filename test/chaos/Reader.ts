@@ -5,7 +5,7 @@ import { type Append, type Ledger, type ObjectRecord, placeOf } from "./Ledger.t
 import { Randomness } from "./Randomness.ts"
 import { connectTo } from "../../bench/servers/connectTo.ts"
 
-export interface ReadEntry {
+interface ReadEntry {
   readonly position: number
   readonly seq: number
   readonly timestamp: number

@@ -73,7 +73,7 @@ export const makeStorm = Effect.fnUntraced(function* (
 })
 
 /** An endless sequence of kinds: shuffled rounds of all of them. */
-export const rounds = function* (kinds: ReadonlyArray<Kind>, random: Randomness): Generator<Kind, never> {
+const rounds = function* (kinds: ReadonlyArray<Kind>, random: Randomness): Generator<Kind, never> {
   for (;;) yield* random.shuffled(kinds)
 }
 

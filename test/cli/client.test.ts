@@ -23,7 +23,9 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { appendCommand, parseTimeout } from "../../src/cli/append.ts"
-import { Client, type Entry, orderOf, PageMerge } from "../../src/client/Client.ts"
+import { Client } from "../../src/client/Client.ts"
+import { orderOf, PageMerge } from "../../src/client/PageMerge.ts"
+import type { Entry } from "../../src/contract/Event.ts"
 import { lines } from "../../src/cli/input.ts"
 import { entryText, parseTime, queryCommand } from "../../src/cli/query.ts"
 import { serversFor } from "../../src/cli/servers.ts"
@@ -228,12 +230,15 @@ const withWorker = Effect.fnUntraced(function* (
     const manager = await jetstreamManager(connection)
     await manager.streams.add({ name: `S${number}`, subjects: [logsTopic, queryTopic] })
   })
-  for (const topic of [logsTopic, queryTopic]) {
+  for (const [topic, type] of [
+    [logsTopic, "append"],
+    [queryTopic, "query"],
+  ] as const) {
     connection.subscribe(topic, {
       callback: (_, message) => {
         const request = decodeRequest(message.string())
         answer(request, message.string(), (fields) =>
-          connection.publish(request.reply_to, JSON.stringify({ ...fields, request_id: request.request_id })),
+          connection.publish(request.reply_to, JSON.stringify({ type, ...fields, request_id: request.request_id })),
         )
       },
     })

@@ -12,20 +12,15 @@ import {
   decodeAppend as decodeAppendText,
   decodeRead as decodeReadText,
   decodeText,
-  encodeAppended,
-  encodeEntry,
-  encodeError,
-  encodePage,
-  jsonBytes,
-  logMaxBytes,
   messageIdProblem,
-  pageOverheadBytes,
   type AppendRequest,
-  type ErrorCode,
   type Limits,
   type ReadRequest,
   type Refusal,
-} from "../../src/contract/Protocol.ts"
+} from "../../src/contract/Request.ts"
+import { encodeAppended, encodeEntry, encodeError, encodePage } from "../../src/contract/Event.ts"
+import { jsonBytes, logMaxBytes, pageOverheadBytes } from "../../src/contract/limits.ts"
+import type { ErrorCode } from "../../src/contract/ErrorCode.ts"
 import * as draw from "./arbitraries.ts"
 import * as reference from "./referenceJson.ts"
 import { damage, damaged, escaped, spelled } from "./requests.ts"

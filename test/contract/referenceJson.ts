@@ -2,7 +2,7 @@
  * A second reading of the contract for requests, slow and unlike the first: a strict recursive JSON parser that
  * keeps the source of every number, and rules that look at one character after the other.
  */
-import type { Addressed, Limits } from "../../src/contract/Protocol.ts"
+import type { Addressed, Limits } from "../../src/contract/Request.ts"
 
 /** A number as its digits were written. */
 export interface Digits {
@@ -10,7 +10,7 @@ export interface Digits {
 }
 
 export type Json = null | boolean | string | Digits | ReadonlyArray<Json> | Members
-export type Members = ReadonlyMap<string, Json>
+type Members = ReadonlyMap<string, Json>
 
 const isMembers = (value: Json | undefined): value is Members => value instanceof Map
 export const isDigits = (value: Json | undefined): value is Digits =>

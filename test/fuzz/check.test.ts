@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import type { Letter } from "../../src/letters/Letter.ts"
 import { type Body, checkAll, type Row } from "./check.ts"
 import { digest, expect } from "./expect.ts"
-import type { Sent } from "./fuzz.ts"
+import type { Sent } from "./Sent.ts"
 
 const limits = { maxPayload: 1_048_576, responseTopic: "response" }
 

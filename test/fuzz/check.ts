@@ -1,7 +1,7 @@
 /** Compares what became of each message with what must become of it. */
 import type { Letter } from "../../src/letters/Letter.ts"
 import { digest, headersDigest } from "./expect.ts"
-import type { Sent } from "./fuzz.ts"
+import type { Sent } from "./Sent.ts"
 
 /** An event as it was stored. */
 export interface Body {

@@ -1,6 +1,6 @@
 /** What must become of a message, decided by rules of its own and not by the code under test. */
 import { createHash } from "node:crypto"
-import type { Limits } from "../../src/contract/Protocol.ts"
+import type { Limits } from "../../src/contract/Request.ts"
 import * as reference from "../contract/referenceJson.ts"
 import type { Message } from "./messages.ts"
 

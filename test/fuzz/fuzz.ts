@@ -16,7 +16,8 @@ import { connectTo } from "../../bench/servers/connectTo.ts"
 import { onShard } from "../../bench/servers/onShard.ts"
 import { startWorkerProcess } from "../service/service.ts"
 import { type Body, checkAll, type Row } from "./check.ts"
-import { digest, expect, type Expected } from "./expect.ts"
+import type { Sent } from "./Sent.ts"
+import { digest, expect } from "./expect.ts"
 import { messages } from "./messages.ts"
 import { RawNats } from "./RawNats.ts"
 
@@ -46,13 +47,6 @@ const batch = 1_000
 
 /** The broker's consumers make no progress for so long: a stall. */
 const stallMillis = 90_000
-
-/** A message that the broker took, under its subject and sequence number, or why it was not taken. */
-export interface Sent {
-  readonly expected: Expected
-  readonly seq: number | undefined
-  readonly reason: string
-}
 
 const sendAll = Effect.fnUntraced(function* (raw: RawNats, options: Options) {
   const run = `f${options.seed}`

@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber } from "effect"
 import { TestClock } from "effect/testing"
-import type { Entry } from "../../src/client/Client.ts"
+import type { Entry } from "../../src/contract/Event.ts"
 import type { ObjectId } from "../../src/contract/ObjectId.ts"
 import { Reader } from "../../src/load/Reader.ts"
 

@@ -137,10 +137,19 @@ describe("events", () => {
 
   it("are read with all digits, also where they are spelled otherwise", () => {
     const place = { position: 17, seq: 1017, timestamp: 1763922300123 }
-    const expected: LoadEvent = { type: "append", id: "18446744073709551615", requestId: "run001.1.a", place }
+    const expected: LoadEvent = {
+      type: "append",
+      id: "18446744073709551615",
+      requestId: "run001.1.a",
+      ...place,
+      duplicate: false,
+    }
     const usual = `{"type":"append","status":"ok","id":18446744073709551615,"position":17,"seq":1017,"timestamp":1763922300123`
     assert.deepStrictEqual(read(`${usual},"request_id":"run001.1.a"}`), expected)
-    assert.deepStrictEqual(read(`${usual},"duplicate":true,"request_id":"run001.1.a"}`), expected)
+    assert.deepStrictEqual(read(`${usual},"duplicate":true,"request_id":"run001.1.a"}`), {
+      ...expected,
+      duplicate: true,
+    })
     assert.deepStrictEqual(
       read(
         `{ "request_id": "run001.1.a", "id": 18446744073709551615, "timestamp": 1763922300123, "seq": 1017, "position": 17, "status": "ok", "type": "append", "new": {} }`,

@@ -57,7 +57,7 @@ const spansOf = ({ resourceSpans }: OtlpTraces): ReadonlyArray<Span> =>
   )
 
 /** What a request to a receiver looked like. */
-export interface Export {
+interface Export {
   readonly path: string
   readonly headers: Readonly<Record<string, string | string[] | undefined>>
   readonly body: Buffer

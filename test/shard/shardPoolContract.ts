@@ -3,7 +3,7 @@ import { assert, layer } from "@effect/vitest"
 import { Effect, type Layer } from "effect"
 import { compareStamps, type LogEntry, type NewEntry, type Placed } from "../../src/contract/LogEntry.ts"
 import type { ObjectId } from "../../src/contract/ObjectId.ts"
-import { jsonBytes, logMaxBytes } from "../../src/contract/Protocol.ts"
+import { jsonBytes, logMaxBytes } from "../../src/contract/limits.ts"
 import { type PageQuery, ShardPool } from "../../src/shard/ShardPool.ts"
 
 export const id = (value: bigint | number): ObjectId => BigInt(value) as ObjectId

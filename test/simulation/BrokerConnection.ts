@@ -2,7 +2,7 @@
 import { Effect, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import { Broker, BrokerUnavailable, type Delivery, type OutgoingEvent, untroubled } from "../../src/broker/Broker.ts"
-import { decodeText } from "../../src/contract/Protocol.ts"
+import { decodeText } from "../../src/contract/Request.ts"
 import type { MessageTrace } from "../../src/trace/MessageTrace.ts"
 import type { Process } from "./Processes.ts"
 import type { SimulatedBroker } from "./SimulatedBroker.ts"

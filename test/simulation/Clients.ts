@@ -5,7 +5,7 @@
  * the pages of one snapshot belong together, and the first one that is complete is the answer.
  */
 import { Deferred, Effect, Latch } from "effect"
-import type { ErrorCode } from "../../src/contract/Protocol.ts"
+import type { ErrorCode } from "../../src/contract/ErrorCode.ts"
 import { fromStored } from "../../src/contract/LogEntry.ts"
 import type { SimulatedBroker, StoredEvent } from "./SimulatedBroker.ts"
 import type { StoredMessage } from "./SimulatedConsumer.ts"

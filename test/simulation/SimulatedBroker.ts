@@ -23,7 +23,7 @@ const duplicateWindowMillis = 120_000
 const intakeWindowMillis = 100
 
 /** Unix nanoseconds at which every simulation starts. */
-export const epochNanos = 1_763_922_300_000_000_000n
+const epochNanos = 1_763_922_300_000_000_000n
 
 export class SimulatedBroker {
   readonly world: World

@@ -1,29 +1,17 @@
 /**
- * The contract with clients: requests in, events out, and the closed set of error codes.
+ * Requests: an append and a read, as a client writes them and as a worker reads them.
  *
  * Decoding is written by hand, not as a Schema: it has to keep the exact digits of a 64-bit id, which `JSON.parse` alone
  * rounds, and it runs once for every message.
  */
 import { Result } from "effect"
 import { isUtf8 } from "node:buffer"
-import { cursorText, parseCursor, type Cursor } from "./Cursor.ts"
-import { fromMillis, toMillis, type LogEntry, type Placed } from "./LogEntry.ts"
+import { type Cursor, parseCursor } from "./Cursor.ts"
+import type { ErrorCode } from "./ErrorCode.ts"
+import { jsonBytes, logMaxBytes, messageIdMaxBytes, requestIdMax } from "./limits.ts"
+import { fromMillis } from "./LogEntry.ts"
 import * as ObjectId from "./ObjectId.ts"
 import { isPublishable } from "./Subject.ts"
-
-/** Every code that an error event can carry; README.md explains each. */
-export const errorCodes = [
-  "invalid_json",
-  "invalid_message",
-  "invalid_reply_to",
-  "invalid_cursor",
-  "log_too_large",
-  "entry_too_large",
-  "entry_rejected",
-  "read_failed",
-] as const
-
-export type ErrorCode = (typeof errorCodes)[number]
 
 export interface Addressed {
   readonly requestId: string | undefined
@@ -54,32 +42,43 @@ export interface ReadRequest extends Addressed {
   readonly to: bigint | undefined
 }
 
-/** Longest `request_id` in UTF-16 code units. */
-export const requestIdMax = 128
-/** Longest `Nats-Msg-Id` in bytes: a unique index holds it, and an index row ends at about 2,700. */
-export const messageIdMaxBytes = 1_024
-/**
- * Larger messages are of no use, whatever `max_payload` allows: an entry must fit in one message of PostgreSQL (the client of the shards
- * is told this limit), and in memory several times over.
- */
-export const payloadMax = 16 * 1024 * 1024
-/** What of `max_payload` a page with one entry needs beside the log itself: names, numbers, the longest request id escaped, headers. */
-export const pageOverheadBytes = 2_048
-
-/** The largest page with `maxPayload`, in bytes. */
-export const pageMaxBytes = (maxPayload: number): number => Math.min(maxPayload, payloadMax)
-
-/** The longest log that fits in a page with `maxPayload`, in bytes of its JSON form in UTF-8, quotes included. */
-export const logMaxBytes = (maxPayload: number): number => pageMaxBytes(maxPayload) - pageOverheadBytes
-
-/** Bytes of a string's JSON form in UTF-8. */
-export const jsonBytes = (text: string): number => Buffer.byteLength(JSON.stringify(text))
-
 export interface Limits {
   readonly maxPayload: number
   /** Responses may go below this subject, or to an inbox. */
   readonly responseTopic: string
 }
+
+// --- Encoding. By concatenation, so that an id keeps its digits.
+
+/** An append as a client asks for it. */
+export interface Append {
+  readonly id: ObjectId.ObjectId
+  readonly log: string
+  /** Idempotency key within the object. */
+  readonly messageId?: string | undefined
+}
+
+/** A read as a client asks for it. */
+export interface Read {
+  readonly id: ObjectId.ObjectId
+  readonly limit?: number | undefined
+  /** Unix milliseconds, inclusive. */
+  readonly from?: number | undefined
+  /** Unix milliseconds, exclusive. */
+  readonly to?: number | undefined
+  readonly order?: "asc" | "desc" | undefined
+  readonly after?: string | undefined
+  readonly afterPosition?: number | undefined
+}
+
+const field = (name: string, value: number | string | undefined): string =>
+  value === undefined ? "" : `,"${name}":${typeof value === "string" ? JSON.stringify(value) : value}`
+
+export const encodeAppendRequest = (append: Append, requestId: string, replyTo: string): string =>
+  `{"id":${append.id},"log":${JSON.stringify(append.log)},"request_id":"${requestId}","reply_to":"${replyTo}"}`
+
+export const encodeReadRequest = (read: Read, requestId: string, replyTo?: string): string =>
+  `{"id":${read.id}${field("limit", read.limit)}${field("from", read.from)}${field("to", read.to)}${field("order", read.order)}${field("after", read.after)}${field("after_position", read.afterPosition)},"request_id":"${requestId}"${field("reply_to", replyTo)}}`
 
 // --- Decoding
 
@@ -312,33 +311,3 @@ export const messageIdProblem = (messageId: string): string | undefined => {
     ? undefined
     : `Nats-Msg-Id: expected at most ${messageIdMaxBytes} bytes, got ${bytes}`
 }
-
-// --- Encoding. By concatenation: each of these runs once per append or entry, and numbers of 64 bits keep their digits.
-
-const requestIdField = (requestId: string | undefined): string =>
-  requestId === undefined ? "" : `,"request_id":${JSON.stringify(requestId)}`
-
-export const encodeAppended = (id: ObjectId.ObjectId, placed: Placed, requestId: string | undefined): string =>
-  `{"type":"append","status":"ok","id":${id},"position":${placed.position},"seq":${placed.seq},"timestamp":${toMillis(placed.timestamp)}${placed.duplicate ? ',"duplicate":true' : ""}${requestIdField(requestId)}}`
-
-export const encodeError = (
-  type: "append" | "query",
-  refusal: Pick<Refusal, "code" | "message" | "requestId" | "id">,
-): string =>
-  `{"type":"${type}","status":"error"${refusal.id === undefined ? "" : `,"id":${refusal.id}`},"error":{"code":"${refusal.code}","message":${JSON.stringify(refusal.message)}}${requestIdField(refusal.requestId)}}`
-
-export const encodeEntry = (entry: LogEntry): string =>
-  `{"position":${entry.position},"seq":${entry.seq},"timestamp":${toMillis(entry.timestamp)},"log":${JSON.stringify(entry.log)}}`
-
-export interface Page {
-  /** Names the state of the log that the page shows and how it was cut: pages with the same one belong together. */
-  readonly snapshot: string
-  readonly page: number
-  readonly last: boolean
-  /** Entries as `encodeEntry` made them. */
-  readonly entries: ReadonlyArray<string>
-  readonly next: Cursor | undefined
-}
-
-export const encodePage = (id: ObjectId.ObjectId, page: Page, requestId: string | undefined): string =>
-  `{"type":"query","status":"ok","id":${id},"snapshot":"${page.snapshot}","page":${page.page},"last":${page.last},"entries":[${page.entries.join(",")}]${page.next === undefined ? "" : `,"next":"${cursorText(id, page.next)}"`}${requestIdField(requestId)}}`
