@@ -16,9 +16,9 @@ const text = "x".repeat(100)
 const fill = Effect.fnUntraced(function* (first: number, last: number, entries: number) {
   const { shards } = yield* Rig
   const ring = yield* HashRing.make(shards.map(({ name }) => ({ name, weight: 1 })))
-  for (const [index, shard] of shards.entries()) {
+  for (const shard of shards) {
     const ids = Array.from({ length: last - first + 1 }, (_, i) => first + i).filter(
-      (id) => ring.shardOf(BigInt(id)) === index,
+      (id) => ring.shardOf(BigInt(id)) === shard.name,
     )
     const list = `{${ids.join(",")}}`
     yield* onShard(shard, (sql) =>

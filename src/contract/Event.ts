@@ -16,7 +16,7 @@ const requestIdField = (requestId: string | undefined): string =>
   requestId === undefined ? "" : `,"request_id":${JSON.stringify(requestId)}`
 
 export const encodeAppended = (id: ObjectId, placed: Placed, requestId: string | undefined): string =>
-  `{"type":"append","status":"ok","id":${id},"position":${placed.position},"seq":${placed.seq},"timestamp":${toMillis(placed.timestamp)}${placed.duplicate ? ',"duplicate":true' : ""}${requestIdField(requestId)}}`
+  `{"type":"append","status":"ok","id":${id},"position":${placed.position},"seq":${placed.seq},"timestamp":${toMillis(placed.timestamp)}${placed._tag === "Duplicate" ? ',"duplicate":true' : ""}${requestIdField(requestId)}}`
 
 export const encodeError = (
   type: "append" | "query",

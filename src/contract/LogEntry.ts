@@ -31,11 +31,17 @@ export interface LogEntry extends Stamp {
   readonly log: string
 }
 
-/** Where an append ended up. With `duplicate` it is the place of the earlier entry with the same message id. */
-export interface Placed extends Stamp {
+/** The place of an entry in its object's log. */
+export interface Place extends Stamp {
   readonly position: number
-  readonly duplicate: boolean
 }
+
+/** What became of an append that the log accounts for. */
+export type Placed =
+  /** It is stored, by this attempt or by an earlier one. */
+  | ({ readonly _tag: "Stored" } & Place)
+  /** An earlier entry has its message id, and this is the place of that one. */
+  | ({ readonly _tag: "Duplicate" } & Place)
 
 const nanosPerMilli = 1_000_000n
 

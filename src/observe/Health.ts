@@ -83,11 +83,14 @@ const make = (): Health["Service"] => {
       const { connection } = yield* Broker
       const serving: Phase = { _tag: "Serving", watchdog, connection, observed: yield* look }
       phase = serving
-      for (const [index, { shard }] of pool.usage().entries()) {
-        yield* metrics.gauge("shard_up", { shard }, () => Number(serving.observed.shards[index]?.ok ?? false))
+      for (const { shard } of pool.usage()) {
+        const usage = () => pool.usage().find((one) => one.shard === shard)
+        yield* metrics.gauge("shard_up", { shard }, () =>
+          Number(serving.observed.shards.find((one) => one.shard === shard)?.ok ?? false),
+        )
         for (const use of shardUses) {
-          yield* metrics.gauge("pool_connections_in_use", { shard, use }, () => pool.usage()[index]![use].inUse)
-          yield* metrics.gauge("pool_waiting", { shard, use }, () => pool.usage()[index]![use].waiting)
+          yield* metrics.gauge("pool_connections_in_use", { shard, use }, () => usage()?.[use].inUse ?? 0)
+          yield* metrics.gauge("pool_waiting", { shard, use }, () => usage()?.[use].waiting ?? 0)
         }
       }
       const read = (subject: Subject, field: keyof ConsumerState) => () => {

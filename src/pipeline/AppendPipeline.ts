@@ -45,7 +45,12 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
       memory: new Shares(limits.lanesBytes, 2 * ring.shards.length),
       parking: new Shares(limits.parkingBytes, ring.shards.length),
     }
-    const lanes = yield* Effect.forEach(ring.shards, (shard, index) => Lane.make(index, shard.name, shared))
+    const lanes = new Map(
+      yield* Effect.forEach(ring.shards, ({ name }) =>
+        Effect.map(Lane.make(name, shared), (lane) => [name, lane] as const),
+      ),
+    )
+    const all = [...lanes.values()]
     const refusals = yield* Refusals
 
     /** Brings what did not fit into full lanes to its place; hands it back if that is interrupted. */
@@ -76,21 +81,28 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
       Effect.uninterruptibleMask((restore) =>
         Effect.gen(function* () {
           const bounds: Limits = { maxPayload: broker.maxPayload(), responseTopic }
-          const routed: Array<Array<Work>> = lanes.map(() => [])
+          const routed = new Map<string, Array<Work>>()
           const refused: Array<readonly [Delivery, Refusal]> = []
           let redelivered = 0
           for (const delivery of deliveries) {
             if (delivery.deliveryCount > 1) redelivered++
             tracing.receive(delivery)
             const work = decode(source, delivery, bounds)
-            if (Result.isSuccess(work)) routed[ring.shardOf(work.success.entry.id)]!.push(work.success)
-            else refused.push([delivery, work.failure])
+            if (Result.isFailure(work)) {
+              refused.push([delivery, work.failure])
+              continue
+            }
+            const shard = ring.shardOf(work.success.entry.id)
+            const works = routed.get(shard)
+            if (works === undefined) routed.set(shard, [work.success])
+            else works.push(work.success)
           }
-          const full = routed.flatMap((works, index) => {
+          const full: Array<readonly [Lane.Lane, Offered]> = []
+          for (const [shard, works] of routed) {
             const offered: Offered = { works, next: 0 }
-            const lane = lanes[index]!
-            return works.length === 0 || lane.enqueue(source, offered) ? [] : [[lane, offered] as const]
-          })
+            const lane = lanes.get(shard)!
+            if (!lane.enqueue(source, offered)) full.push([lane, offered])
+          }
           if (redelivered > 0) yield* metrics.count("redeliveries_total", { subject: "append" }, redelivered)
           if (full.length > 0) yield* restore(admit(source, full))
           if (debug) yield* Effect.forEach(deliveries, (delivery) => logDelivery("append", delivery), { discard: true })
@@ -99,12 +111,12 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
       )
 
     const working = yield* Effect.all(
-      lanes.map((lane) => lane.run),
+      all.map((lane) => lane.run),
       { concurrency: "unbounded", discard: true },
     ).pipe(Effect.forkScoped)
     // Registered after the fork, so it runs first: the lanes still work while they are closed.
     yield* Effect.addFinalizer(() =>
-      Effect.forEach(lanes, (lane) => lane.close, { concurrency: "unbounded", discard: true }),
+      Effect.forEach(all, (lane) => lane.close, { concurrency: "unbounded", discard: true }),
     )
     const intake = Stream.runForEachArray(broker.appends, route("intake"))
     const retries = Stream.runForEachArray(broker.retries, route("setAside"))
@@ -116,6 +128,6 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
         ),
         Effect.forever,
       )
-    const pulling = Effect.all([intake, retries, ...lanes.map(drain)], { concurrency: "unbounded", discard: true })
+    const pulling = Effect.all([intake, retries, ...all.map(drain)], { concurrency: "unbounded", discard: true })
     yield* Effect.raceFirst(pulling, Fiber.join(working))
   }).pipe(Effect.scoped)

@@ -12,13 +12,12 @@
  * is under way is finished within a bound.
  */
 import { Clock, Duration, Effect, FiberSet, Latch, Random, Semaphore, type Scope } from "effect"
-import type { Broker } from "../broker/Broker.ts"
-import type { Placed } from "../contract/LogEntry.ts"
+import type { Broker, Delivery } from "../broker/Broker.ts"
 import { retryReason } from "../observe/definitions.ts"
 import { Metrics } from "../observe/Metrics.ts"
 import { watched } from "../observe/Parts.ts"
 import { Tracing } from "../trace/Tracing.ts"
-import { ShardPool } from "../shard/ShardPool.ts"
+import { type AppendOutcome, type BatchRejected, ShardPool, type ShardUnavailable } from "../shard/ShardPool.ts"
 import type { Flow } from "./Flow.ts"
 import * as limits from "./limits.ts"
 import * as LossCheck from "./LossCheck.ts"
@@ -56,15 +55,18 @@ export interface Shared {
   readonly parking: Shares
 }
 
-/** A part of a batch that is in the database. */
-interface Committed {
+/** Appends of one transaction, and what became of each. */
+interface Decided {
   readonly works: ReadonlyArray<Work>
-  readonly placed: ReadonlyArray<Placed>
+  readonly outcomes: ReadonlyArray<AppendOutcome>
 }
 
-/** Makes the lane of shard number `index`. */
+/** The SQLSTATE of a rejected append, which is always alone in its batch. */
+const rejectedState = ([first]: ReadonlyArray<AppendOutcome>): string | undefined =>
+  first?._tag === "Rejected" ? first.sqlState : undefined
+
+/** Makes the lane of the shard of that name. */
 export const make = Effect.fnUntraced(function* (
-  index: number,
   shard: string,
   { flow, memory, parking: parkingMemory }: Shared,
 ): Effect.fn.Return<Lane, never, Broker | ShardPool | Metrics | Refusals | Scope.Scope> {
@@ -76,7 +78,7 @@ export const make = Effect.fnUntraced(function* (
   const announcing = yield* FiberSet.make<void, never>()
 
   const parking = yield* Parking.make(shard, parkingMemory)
-  const lossCheck = yield* LossCheck.make(index, shard)
+  const lossCheck = yield* LossCheck.make(shard)
   const patience = new Patience()
   // Apart, so that what was set aside leaves room for what is fresh.
   const accounts: Record<Source, string> = { intake: shard, setAside: `${shard}, set aside` }
@@ -216,18 +218,19 @@ export const make = Effect.fnUntraced(function* (
         Effect.suspend(() => {
           flow.began(shard, clock.currentTimeMillisUnsafe())
           return pool.append(
-            index,
+            shard,
             works.map((work) => work.entry),
           )
         }),
       ),
-      ([took, placed]) => {
+      ([took, outcomes]) => {
         flow.took(shard, Duration.toMillis(took), clock.currentTimeMillisUnsafe())
         transactionSeconds(Duration.toSeconds(took))
         batchEntries(works.length)
         waiting.intake.entriesMax = limits.batchEntries(works.length, Duration.toMillis(took))
-        lossCheck.committed(works.at(-1)!.entry.id, placed.at(-1)!)
-        return placed
+        const last = outcomes.at(-1)!
+        if (last._tag !== "Rejected") lossCheck.committed(works.at(-1)!.entry.id, last)
+        return outcomes
       },
     )
 
@@ -241,76 +244,88 @@ export const make = Effect.fnUntraced(function* (
     for (const work of all()) work.detach()
   }
 
-  /** Commits a batch, trying for ever if need be; a rejected one is halved until the culprit stands alone. */
-  const store = (
-    works: ReadonlyArray<Work>,
-  ): Effect.Effect<ReadonlyArray<Committed>, never, Broker | Metrics | Refusals> =>
-    append(works).pipe(
+  /** An attempt has found the shard lost. */
+  const lost = Effect.fnUntraced(function* (error: ShardUnavailable) {
+    yield* metrics.count("retries_total", { part: "append", reason: retryReason(error.reason) })
+    // Every reason of an outage once: the first one may be the least of it.
+    if (!said.has(error.reason)) yield* Effect.logWarning(`${error.message}; retrying until it is back`)
+    said.add(error.reason)
+    up.closeUnsafe()
+    if (!Latch.isOpen(down)) detachAll()
+    down.openUnsafe()
+    flow.stall(shard)
+    waiting.intake.entriesMax = limits.batchEntriesMax
+  })
+  const recovered = Effect.sync(() => {
+    said.clear()
+    down.closeUnsafe()
+    up.openUnsafe()
+  })
+
+  /** Has the shard decide about a batch, trying for ever if need be. */
+  const untilDecided = (works: ReadonlyArray<Work>): Effect.Effect<ReadonlyArray<AppendOutcome>, BatchRejected> => {
+    const attempt = append(works).pipe(
       Effect.ensuring(Effect.sync(() => moves++)),
-      Effect.tapErrorTag("ShardUnavailable", (error) =>
-        Effect.gen(function* () {
-          yield* metrics.count("retries_total", { part: "append", reason: retryReason(error.reason) })
-          // Every reason of an outage once: the first one may be the least of it.
-          if (!said.has(error.reason)) yield* Effect.logWarning(`${error.message}; retrying until it is back`)
-          said.add(error.reason)
-          up.closeUnsafe()
-          if (!Latch.isOpen(down)) detachAll()
-          down.openUnsafe()
-          flow.stall(shard)
-          waiting.intake.entriesMax = limits.batchEntriesMax
-        }),
-      ),
-      (attempt) => tracing.batch("append batch", shard, works, attempt),
+      Effect.tapErrorTag("ShardUnavailable", lost),
+    )
+    return tracing.batch("append batch", shard, works, attempt, rejectedState).pipe(
       Effect.retry({ schedule: limits.retryForever, while: (error) => error._tag === "ShardUnavailable" }),
       Effect.tap(() => (Latch.isOpen(down) ? Effect.logInfo(`shard ${shard}: back`) : Effect.void)),
-      Effect.ensuring(
-        Effect.sync(() => {
-          said.clear()
-          down.closeUnsafe()
-          up.openUnsafe()
-        }),
-      ),
-      Effect.map((placed): ReadonlyArray<Committed> => [{ works, placed }]),
-      Effect.catchTag("BatchRejected", (error) => {
-        if (works.length > 1) {
-          const middle = works.length >> 1
-          return Effect.zipWith(store(works.slice(0, middle)), store(works.slice(middle)), (a, b) => [...a, ...b])
-        }
-        const { delivery, entry, replyTo, requestId } = works[0]!
-        return Effect.as(
-          refuse("append", delivery, {
-            code: "entry_rejected",
-            message: `log: the database refused it with SQLSTATE ${error.sqlState}`,
-            id: entry.id,
-            requestId,
-            replyTo,
-          }),
-          [],
-        )
+      Effect.ensuring(recovered),
+      // It is retried without end.
+      Effect.catchTag("ShardUnavailable", () => Effect.never),
+    )
+  }
+
+  /** What becomes of each of a batch: one that is rejected is halved until the culprits stand alone. */
+  const bisect = (works: ReadonlyArray<Work>): Effect.Effect<ReadonlyArray<Decided>> =>
+    untilDecided(works).pipe(
+      Effect.map((outcomes): ReadonlyArray<Decided> => [{ works, outcomes }]),
+      Effect.catchTag("BatchRejected", () => {
+        const middle = works.length >> 1
+        return Effect.zipWith(bisect(works.slice(0, middle)), bisect(works.slice(middle)), (a, b) => [...a, ...b])
       }),
-      // Only ShardUnavailable is left, which is retried without end.
-      Effect.catch(() => Effect.never),
     )
 
-  /** Publishes the events of what was committed and acknowledges it. */
-  const announce = Effect.fnUntraced(function* ({ works, placed }: Committed) {
-    yield* publishForever(works.map((work, i) => new Appended(work, placed[i]!)))
-    for (const { delivery } of works) delivery.ack()
+  const refuseWork = ({ delivery, entry, replyTo, requestId }: Work, sqlState: string) =>
+    refuse("append", delivery, {
+      code: "entry_rejected",
+      message: `log: the database refused it with SQLSTATE ${sqlState}`,
+      id: entry.id,
+      requestId,
+      replyTo,
+    })
+
+  /** Says of each append what became of it, and acknowledges it. */
+  const announce = Effect.fnUntraced(function* ({ outcomes, works }: Decided) {
+    const events: Array<Appended> = []
+    const placed: Array<Delivery> = []
+    for (const [i, work] of works.entries()) {
+      const outcome = outcomes[i]!
+      if (outcome._tag === "Rejected") yield* refuseWork(work, outcome.sqlState)
+      else {
+        events.push(new Appended(work, outcome))
+        placed.push(work.delivery)
+      }
+    }
+    if (placed.length === 0) return
+    yield* publishForever(events)
+    for (const delivery of placed) delivery.ack()
     const now = yield* Clock.currentTimeMillis
-    for (const { delivery } of works) delaySeconds(secondsSince(delivery, now))
+    for (const delivery of placed) delaySeconds(secondsSince(delivery, now))
     yield* metrics.count("append_batches_total", { shard })
-    yield* metrics.count("appended_entries_total", { shard }, works.length)
-    yield* metrics.count("messages_total", { subject: "append", outcome: "ok" }, works.length)
+    yield* metrics.count("appended_entries_total", { shard }, placed.length)
+    yield* metrics.count("messages_total", { subject: "append", outcome: "ok" }, placed.length)
   })
 
   const storeNext = Effect.gen(function* () {
     yield* arrived.await
     const batch = take()
-    const committed = yield* store(batch)
+    const decided = yield* bisect(batch)
     yield* publishing.take(1)
     yield* FiberSet.run(
       announcing,
-      Effect.forEach(committed, announce, { discard: true }).pipe(
+      Effect.forEach(decided, announce, { discard: true }).pipe(
         Effect.andThen(Effect.sync(() => settled(batch))),
         Effect.ensuring(publishing.release(1)),
         Effect.provideContext(services),

@@ -4,30 +4,27 @@
  * broker still holds what was finished lately, so that the operator can have it stored again; but has to be told.
  */
 import { Effect } from "effect"
-import type { Placed } from "../contract/LogEntry.ts"
+import type { Place } from "../contract/LogEntry.ts"
 import type { ObjectId } from "../contract/ObjectId.ts"
 import { ShardPool } from "../shard/ShardPool.ts"
 import * as limits from "./limits.ts"
 
 export interface LossCheck {
   /** Remembers an entry that was committed. */
-  readonly committed: (id: ObjectId, placed: Placed) => void
+  readonly committed: (id: ObjectId, placed: Place) => void
   /** Looks for ever. */
   readonly run: Effect.Effect<never>
 }
 
-export const make = Effect.fnUntraced(function* (
-  index: number,
-  shard: string,
-): Effect.fn.Return<LossCheck, never, ShardPool> {
+export const make = Effect.fnUntraced(function* (shard: string): Effect.fn.Return<LossCheck, never, ShardPool> {
   const pool = yield* ShardPool
-  let last: { readonly id: ObjectId; readonly placed: Placed } | undefined
+  let last: { readonly id: ObjectId; readonly placed: Place } | undefined
 
   const look = Effect.gen(function* () {
     if (last === undefined) return
     const { id, placed } = last
     const { position } = placed
-    const [found] = yield* pool.readPage(index, {
+    const [found] = yield* pool.readPage(shard, {
       id,
       order: "position",
       after: { position: position - 1 },

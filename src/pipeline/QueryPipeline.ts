@@ -64,7 +64,7 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
     /** Everything that was delivered and is not settled. */
     const held = new Set<Delivery>()
     const running = yield* FiberSet.make<void, never>()
-    const makeShard = Effect.fnUntraced(function* (name: string, index: number) {
+    const makeShard = Effect.fnUntraced(function* (name: string) {
       const activity: Activity = { moves: 0, movedAt: -Infinity }
       const moved = () => {
         activity.moves++
@@ -78,13 +78,15 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
       })
       const shard: Shard = {
         name,
-        queue: yield* ReadQueue.make(index, name, memory, moved),
+        queue: yield* ReadQueue.make(name, memory, moved),
         patience: new Patience(),
         activity,
       }
       return shard
     })
-    const shards = yield* Effect.forEach(ring.shards, ({ name }, index) => makeShard(name, index))
+    const shards = new Map(
+      yield* Effect.forEach(ring.shards, ({ name }) => Effect.map(makeShard(name), (shard) => [name, shard] as const)),
+    )
     yield* Effect.addFinalizer(() =>
       Effect.sync(() => {
         for (const delivery of held) delivery.retry(0)
@@ -168,7 +170,7 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
 
     /** Does a shard that is in use have nothing to do? */
     const othersAreIdle = (shard: Shard, now: number) =>
-      shards.some(
+      Array.from(shards.values()).some(
         (other) =>
           other !== shard && places.heldBy(other.name) === 0 && now - other.activity.movedAt < limits.idleMillis,
       )
@@ -220,7 +222,7 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
             yield* refuse("query", delivery, decoded.failure)
             continue
           }
-          const shard = shards[ring.shardOf(decoded.success.id)]!
+          const shard = shards.get(ring.shardOf(decoded.success.id))!
           const read = { delivery, request: decoded.success, pageMax, shard }
           // Behind those of its shard that found no place.
           const behind = late.get(shard)
@@ -241,11 +243,13 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
 
     const intake = Stream.runForEachArray(broker.queries, admit("intake"))
     // While a shard is down few of them are under way; so they are tried without asking whether it is.
-    const parked = shards.map(({ name }) => Stream.runForEachArray(broker.parked("reads", name), admit("setAside")))
+    const parked = Array.from(shards.keys(), (name) =>
+      Stream.runForEachArray(broker.parked("reads", name), admit("setAside")),
+    )
     yield* Effect.raceAllFirst([
       Effect.all([intake, ...parked], { concurrency: "unbounded", discard: true }),
       keepAlive,
       FiberSet.join(running),
-      ...shards.map(({ queue }) => queue.run),
+      ...Array.from(shards.values(), ({ queue }) => queue.run),
     ])
   }).pipe(Effect.scoped)

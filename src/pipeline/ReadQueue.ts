@@ -74,7 +74,6 @@ const noObject = -1n
 
 /** `moved` is told whenever the reads of the shard get somewhere. */
 export const make = Effect.fnUntraced(function* (
-  index: number,
   shard: string,
   memory: Shares,
   moved: () => void,
@@ -96,7 +95,7 @@ export const make = Effect.fnUntraced(function* (
         shard,
         reads,
         statements.withPermits(1)(
-          pool.readFirstPages(index, {
+          pool.readFirstPages(shard, {
             order,
             maxBytes: limits.fetchBytesMax,
             reads: reads.map((read) => nextQuery(read.request, begin(read), limits.firstEntriesMax)),
@@ -182,7 +181,7 @@ export const make = Effect.fnUntraced(function* (
   return {
     begin: (read) => byOrder[read.request.order].ask(read),
     withMemory: ({ pageMax, request }, turn) => memory.use(shard, request.id, limits.turnBytes(pageMax), () => turn),
-    fetch: (query) => Effect.tap(statements.withPermits(1)(pool.readPage(index, query)), () => Effect.sync(moved)),
+    fetch: (query) => Effect.tap(statements.withPermits(1)(pool.readPage(shard, query)), () => Effect.sync(moved)),
     publish: (cut) => pages.ask(cut),
     read: entriesRead,
     isContended: () => memory.waiting > 0,

@@ -59,16 +59,16 @@ export class InvalidPlacement extends Schema.TaggedError<InvalidPlacement>()("In
 export class HashRing extends Context.Service<
   HashRing,
   {
-    /** In the order of the configuration; a shard's index here is its identity everywhere in the process. */
+    /** In the order of the configuration, which the placement goes by. */
     readonly shards: ReadonlyArray<ShardSpec>
     /** How many slots there are. */
     readonly slots: number
     /** The slot of an id: `0 … slots - 1`. */
     readonly slotOf: (id: bigint) => number
-    /** The index, in `shards`, of the shard that holds an id's log. All ids of a slot have the same one. */
-    readonly shardOf: (id: bigint) => number
-    /** How many slots the shard with this index holds. */
-    readonly slotsOf: (index: number) => number
+    /** The name of the shard that holds an id's log. All ids of a slot have the same one. */
+    readonly shardOf: (id: bigint) => string
+    /** How many slots the shard of this name holds. */
+    readonly slotsOf: (shard: string) => number
   }
 >()("objectlog/placement/HashRing") {
   /** The ring of an ordered list of shards. */
@@ -79,12 +79,13 @@ export class HashRing extends Context.Service<
     // 8 KiB that stay in the cache, instead of an array of boxed or larger numbers.
     const owners = Uint16Array.from(place(shards))
     const held = count(owners, shards.length)
+    const names = shards.map(({ name }) => name)
     return HashRing.of({
       shards,
       slots: slotCount,
       slotOf,
-      shardOf: (id) => owners[slotOf(id)]!,
-      slotsOf: (index) => held[index] ?? 0,
+      shardOf: (id) => names[owners[slotOf(id)]!]!,
+      slotsOf: (shard) => held[names.indexOf(shard)] ?? 0,
     })
   })
 
@@ -99,7 +100,7 @@ export class HashRing extends Context.Service<
     Layer.effect(
       HashRing,
       Effect.map(validate(options), (shards) => {
-        const shardOf = (id: bigint): number => {
+        const indexOf = (id: bigint): number => {
           const index = assign(id)
           if (shards[index] === undefined) throw new RangeError(`no shard has index ${index}, assigned to id ${id}`)
           return index
@@ -107,9 +108,9 @@ export class HashRing extends Context.Service<
         return HashRing.of({
           shards,
           slots: shards.length,
-          slotOf: shardOf,
-          shardOf,
-          slotsOf: (index) => (shards[index] === undefined ? 0 : 1),
+          slotOf: indexOf,
+          shardOf: (id) => shards[indexOf(id)]!.name,
+          slotsOf: (shard) => shards.filter(({ name }) => name === shard).length,
         })
       }),
     )

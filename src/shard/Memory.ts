@@ -6,19 +6,21 @@ import {
   compareStamps,
   type LogEntry,
   type NewEntry,
-  type Placed,
+  type Place,
   type Stamp,
   storedBytes,
 } from "../contract/LogEntry.ts"
 import type { ObjectId } from "../contract/ObjectId.ts"
-import { type Existing, type Head, identityKey, messageKey, planAppend } from "./plan.ts"
+import { type Head, identityKey, messageKey, planAppend } from "./plan.ts"
 import { pageRange } from "./readPage.ts"
 import {
+  type AppendOutcome,
   BatchRejected,
   type FirstPage,
   type FirstPagesQuery,
   type PageQuery,
   ReadRejected,
+  rejectedAlone,
   ShardPool,
   ShardUnavailable,
   type ShardUse,
@@ -32,22 +34,22 @@ export class MemoryShards extends Context.Service<
   MemoryShards,
   {
     readonly names: ReadonlyArray<string>
-    readonly setState: (shard: number, state: ShardState) => Effect.Effect<void>
+    readonly setState: (shard: string, state: ShardState) => Effect.Effect<void>
     /** Has each operation take so long. */
-    readonly setDelay: (shard: number, millis: number) => Effect.Effect<void>
+    readonly setDelay: (shard: string, millis: number) => Effect.Effect<void>
     /** Completes when an operation has reached the shard since its state was last set. */
-    readonly awaitUse: (shard: number) => Effect.Effect<void>
+    readonly awaitUse: (shard: string) => Effect.Effect<void>
     /** A batch with a log that matches is rejected, as by a database constraint; `undefined` rejects none. */
-    readonly reject: (shard: number, matches: ((log: string) => boolean) | undefined) => Effect.Effect<void>
+    readonly reject: (shard: string, matches: ((log: string) => boolean) | undefined) => Effect.Effect<void>
     /** Reads of an object that matches are rejected, as by a statement time-out; `undefined` rejects none. */
-    readonly rejectReads: (shard: number, matches: ((id: ObjectId) => boolean) | undefined) => Effect.Effect<void>
+    readonly rejectReads: (shard: string, matches: ((id: ObjectId) => boolean) | undefined) => Effect.Effect<void>
     /** All entries of an object by position. */
-    readonly entries: (shard: number, id: ObjectId) => Effect.Effect<ReadonlyArray<LogEntry>>
-    readonly objects: (shard: number) => Effect.Effect<ReadonlyArray<ObjectId>>
+    readonly entries: (shard: string, id: ObjectId) => Effect.Effect<ReadonlyArray<LogEntry>>
+    readonly objects: (shard: string) => Effect.Effect<ReadonlyArray<ObjectId>>
     /** Drops what an object has beyond a position, as a database does that is restored from an older backup. */
-    readonly restore: (shard: number, id: ObjectId, position: number) => Effect.Effect<void>
+    readonly restore: (shard: string, id: ObjectId, position: number) => Effect.Effect<void>
     /** The sizes of the batches that were stored, in order. */
-    readonly batches: (shard: number) => Effect.Effect<ReadonlyArray<number>>
+    readonly batches: (shard: string) => Effect.Effect<ReadonlyArray<number>>
   }
 >()("objectlog/shard/MemoryShards") {}
 
@@ -84,8 +86,8 @@ interface Log {
   readonly entries: Array<Entry>
   /** By stamp. */
   readonly sorted: Array<Entry>
-  readonly byIdentity: Map<string, Existing>
-  readonly byMessageId: Map<string, Existing>
+  readonly byIdentity: Map<string, Place>
+  readonly byMessageId: Map<string, Place>
 }
 
 interface Entry extends LogEntry {
@@ -93,7 +95,7 @@ interface Entry extends LogEntry {
 }
 
 const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Context<ShardPool | MemoryShards> => {
-  const shards = names.map((name): Shard => ({
+  const makeShard = (name: string): Shard => ({
     name,
     logs: new Map(),
     batches: [],
@@ -104,15 +106,21 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
     used: Latch.makeUnsafe(false),
     reject: options?.reject,
     rejectReads: undefined,
-  }))
+  })
+  const shards = new Map(names.map((name) => [name, makeShard(name)]))
+  const shardOf = (name: string): Shard => {
+    const shard = shards.get(name)
+    if (shard === undefined) throw new RangeError(`there is no shard ${name}`)
+    return shard
+  }
   const use = <A, E>(
-    index: number,
+    name: string,
     kind: ShardUse,
     operation: string,
     run: (shard: Shard) => Effect.Effect<A, E>,
   ): Effect.Effect<A, E | ShardUnavailable> =>
     Effect.suspend(() => {
-      const shard = shards[index]!
+      const shard = shardOf(name)
       shard.inUse[kind]++
       shard.used.openUnsafe()
       return Effect.andThen(
@@ -126,20 +134,20 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
     })
 
   const pool = ShardPool.of({
-    append: (index, batch) => use(index, "append", "append", (shard) => append(shard, batch)),
-    readFirstPages: (index, query) =>
-      use(index, "read", "read", (shard) => read(shard, query.reads, () => firstPages(shard, query))),
-    readPage: (index, query) =>
-      use(index, "read", "read", (shard) => read(shard, [query], () => page(shard.logs.get(query.id), query))),
+    append: (name, batch) => use(name, "append", "append", (shard) => append(shard, batch)),
+    readFirstPages: (name, query) =>
+      use(name, "read", "read", (shard) => read(shard, query.reads, () => firstPages(shard, query))),
+    readPage: (name, query) =>
+      use(name, "read", "read", (shard) => read(shard, [query], () => page(shard.logs.get(query.id), query))),
     health: Effect.sync(() =>
-      shards.map(({ name, state }) => ({
+      Array.from(shards.values(), ({ name, state }) => ({
         shard: name,
         ok: state === "up",
         reason: state === "up" ? undefined : state === "hang" ? "timeout" : failures[state].reason,
       })),
     ),
     usage: () =>
-      shards.map(({ inUse, name }) => ({
+      Array.from(shards.values(), ({ inUse, name }) => ({
         shard: name,
         append: { inUse: inUse.append, waiting: 0 },
         read: { inUse: inUse.read, waiting: 0 },
@@ -147,22 +155,22 @@ const make = (names: ReadonlyArray<string>, options?: MemoryOptions): Context.Co
   })
   const control = MemoryShards.of({
     names,
-    setState: (index, state) =>
+    setState: (name, state) =>
       Effect.sync(() => {
-        const shard = shards[index]!
+        const shard = shardOf(name)
         shard.state = state
         shard.used.closeUnsafe()
         if (state === "hang") shard.gate.closeUnsafe()
         else shard.gate.openUnsafe()
       }),
-    setDelay: (index, millis) => Effect.sync(() => void (shards[index]!.delayMillis = millis)),
-    awaitUse: (index) => Effect.suspend(() => shards[index]!.used.await),
-    reject: (index, matches) => Effect.sync(() => void (shards[index]!.reject = matches)),
-    rejectReads: (index, matches) => Effect.sync(() => void (shards[index]!.rejectReads = matches)),
-    entries: (index, id) => Effect.sync(() => (shards[index]!.logs.get(id)?.entries ?? []).map(toEntry)),
-    objects: (index) => Effect.sync(() => [...shards[index]!.logs.keys()]),
-    restore: (index, id, position) => Effect.sync(() => cutOff(shards[index]!.logs.get(id), position)),
-    batches: (index) => Effect.sync(() => [...shards[index]!.batches]),
+    setDelay: (name, millis) => Effect.sync(() => void (shardOf(name).delayMillis = millis)),
+    awaitUse: (name) => Effect.suspend(() => shardOf(name).used.await),
+    reject: (name, matches) => Effect.sync(() => void (shardOf(name).reject = matches)),
+    rejectReads: (name, matches) => Effect.sync(() => void (shardOf(name).rejectReads = matches)),
+    entries: (name, id) => Effect.sync(() => (shardOf(name).logs.get(id)?.entries ?? []).map(toEntry)),
+    objects: (name) => Effect.sync(() => [...shardOf(name).logs.keys()]),
+    restore: (name, id, position) => Effect.sync(() => cutOff(shardOf(name).logs.get(id), position)),
+    batches: (name) => Effect.sync(() => [...shardOf(name).batches]),
   })
   return Context.make(ShardPool, pool).pipe(Context.add(MemoryShards, control))
 }
@@ -182,14 +190,20 @@ const read = <A>(
     : Effect.sync(run)
 
 /** Synchronous, so atomic. */
-const append = (shard: Shard, batch: ReadonlyArray<NewEntry>): Effect.Effect<ReadonlyArray<Placed>, BatchRejected> => {
+const append = (
+  shard: Shard,
+  batch: ReadonlyArray<NewEntry>,
+): Effect.Effect<ReadonlyArray<AppendOutcome>, BatchRejected> => {
   const { logs, name, reject } = shard
   if (reject !== undefined && batch.some((entry) => reject(entry.log))) {
-    return Effect.fail(new BatchRejected({ shard: name, sqlState: "22000", cause: new Error("rejected by the test") }))
+    return rejectedAlone(
+      batch.length,
+      new BatchRejected({ shard: name, sqlState: "22000", cause: new Error("rejected by the test") }),
+    )
   }
   const heads = new Map<ObjectId, Head>()
-  const byIdentity = new Map<string, Existing>()
-  const byMessageId = new Map<string, Existing>()
+  const byIdentity = new Map<string, Place>()
+  const byMessageId = new Map<string, Place>()
   for (const entry of batch) {
     const log = logs.get(entry.id)
     heads.set(entry.id, log?.head ?? { entries: 0, lastTimestamp: -1n })
@@ -236,7 +250,7 @@ const cutOff = (log: Log | undefined, position: number): void => {
 
 const insert = (log: Log, { id, log: text, messageId, seq, timestamp }: NewEntry, position: number): void => {
   const entry: Entry = { position, timestamp, seq, log: text, bytes: storedBytes(text) }
-  const existing: Existing = { position, timestamp, seq }
+  const existing: Place = { position, timestamp, seq }
   log.entries.push(entry)
   log.sorted.splice(lowerBound(log.sorted, entry), 0, entry)
   log.byIdentity.set(identityKey(id, entry), existing)

@@ -3,7 +3,7 @@
  *
  * `ShardPoolLive` keeps them in PostgreSQL, `layerMemory` (Memory.ts) in memory; both pass `test/shard/shardPoolContract.ts`.
  */
-import { Context, Schema, type Effect } from "effect"
+import { Context, Effect, Schema } from "effect"
 import type { LogEntry, NewEntry, Placed, Stamp } from "../contract/LogEntry.ts"
 import type { ObjectId } from "../contract/ObjectId.ts"
 
@@ -25,7 +25,7 @@ export class ShardUnavailable extends Schema.TaggedError<ShardUnavailable>()("Sh
   }
 }
 
-/** The database refuses the data itself: another attempt with the same batch fails in the same way. */
+/** The database refuses the data of a batch of several: another attempt with the same batch fails in the same way. */
 export class BatchRejected extends Schema.TaggedError<BatchRejected>()("BatchRejected", {
   shard: Schema.String,
   /** SQLSTATE of class 22, 23 or 54. */
@@ -36,6 +36,19 @@ export class BatchRejected extends Schema.TaggedError<BatchRejected>()("BatchRej
     return `shard ${this.shard}: batch rejected (${this.sqlState}): ${this.cause instanceof Error ? this.cause.message : String(this.cause)}`
   }
 }
+
+/** What became of one append of a batch. */
+export type AppendOutcome =
+  | Placed
+  /** The database refuses its data, with this SQLSTATE of class 22, 23 or 54. */
+  | { readonly _tag: "Rejected"; readonly sqlState: string }
+
+/** In a batch of one it is known which append is refused: then that is its outcome. */
+export const rejectedAlone = (
+  appends: number,
+  error: BatchRejected,
+): Effect.Effect<ReadonlyArray<AppendOutcome>, BatchRejected> =>
+  appends === 1 ? Effect.succeed([{ _tag: "Rejected", sqlState: error.sqlState }]) : Effect.fail(error)
 
 /** A read fails for a reason of its own, such as a statement that takes too long: so does another attempt, most likely. */
 export class ReadRejected extends Schema.TaggedError<ReadRejected>()("ReadRejected", {
@@ -114,20 +127,21 @@ export class ShardPool extends Context.Service<
   ShardPool,
   {
     /**
-     * Appends a batch to one shard in one transaction. The answer has one item per entry, in the batch's order. An entry
-     * that is already there, by identity or by message id, is not added again and gives its first place.
+     * Appends a batch to the shard of that name in one transaction. The answer has one outcome for each entry, in the batch's
+     * order. An entry that is already there, by identity or by message id, is not added again and gives its first place. A
+     * batch of several that the database refuses fails as a whole: halved, it tells whose fault that is.
      */
     readonly append: (
-      shard: number,
+      shard: string,
       batch: ReadonlyArray<NewEntry>,
-    ) => Effect.Effect<ReadonlyArray<Placed>, ShardUnavailable | BatchRejected>
+    ) => Effect.Effect<ReadonlyArray<AppendOutcome>, ShardUnavailable | BatchRejected>
     /** The first page of each read, in their order, with the number of entries of its object: what both tell is one state. */
     readonly readFirstPages: (
-      shard: number,
+      shard: string,
       query: FirstPagesQuery,
     ) => Effect.Effect<ReadonlyArray<FirstPage>, ShardUnavailable | ReadRejected>
     readonly readPage: (
-      shard: number,
+      shard: string,
       query: PageQuery,
     ) => Effect.Effect<ReadonlyArray<LogEntry>, ShardUnavailable | ReadRejected>
     /** Asks every shard, for some seconds at most, what its work needs: is each kind of operation possible? */

@@ -18,7 +18,15 @@ import * as limits from "./limits.ts"
 import { readFirstPages, readPage } from "./readPage.ts"
 import { checkRights } from "./rights.ts"
 import { type Sessions, sessionsOfShard } from "./sessions.ts"
-import { type ShardHealth, ShardPool, ShardUnavailable, type ShardUse, shardUses, type Taken } from "./ShardPool.ts"
+import {
+  type ShardHealth,
+  rejectedAlone,
+  ShardPool,
+  ShardUnavailable,
+  type ShardUse,
+  shardUses,
+  type Taken,
+} from "./ShardPool.ts"
 import type { ShardUnsuitable } from "./ShardUnsuitable.ts"
 import { makeTransactions } from "./transaction.ts"
 import { classify, classifyRead, unavailable } from "./transient.ts"
@@ -50,24 +58,28 @@ export const migrateShards = (
 const make = Effect.fnUntraced(function* (settings: ShardPoolSettings) {
   const scope = yield* Effect.scope
   const shards = yield* Effect.forEach(settings.shards, connect)
+  const byName = new Map(shards.map((shard) => [shard.name, shard]))
   const verification: Verification = { ...settings, shards }
   yield* verifyAll(verification)
 
   /** Runs an operation of a shard that is verified, in its place among those of its kind. */
   const use = <A, E>(
-    index: number,
+    name: string,
     kind: ShardUse,
     operation: string,
     run: (shard: LiveShard) => Effect.Effect<A, E>,
   ): Effect.Effect<A, E | ShardUnavailable> =>
     Effect.suspend(() => {
-      const shard = shards[index]!
+      const shard = byName.get(name)
+      if (shard === undefined) return Effect.die(new RangeError(`there is no shard ${name}`))
       const placed = inPlace(shard, kind, operation, run(shard))
-      return shard.verified ? placed : Effect.andThen(verifyLater(verification, shard, scope), placed)
-    }).pipe(inTime(shards[index]!, operation, limits.operationSeconds))
+      return (shard.verified ? placed : Effect.andThen(verifyLater(verification, shard, scope), placed)).pipe(
+        inTime(shard, operation, limits.operationSeconds),
+      )
+    })
 
-  const read = <A>(index: number, run: (sql: PgClient) => Effect.Effect<A, SqlError.SqlError>) =>
-    use(index, "read", "read", ({ name, sessions }) =>
+  const read = <A>(shard: string, run: (sql: PgClient) => Effect.Effect<A, SqlError.SqlError>) =>
+    use(shard, "read", "read", ({ name, sessions }) =>
       Effect.mapError(
         sessions.read.use(({ sql }) => run(sql)),
         (error) => classifyRead(name, error),
@@ -93,12 +105,16 @@ const make = Effect.fnUntraced(function* (settings: ShardPoolSettings) {
     })
 
   return ShardPool.of({
-    append: (index, batch) =>
-      use(index, "append", "append", ({ append, name }) =>
-        Effect.mapError(append(batch), (error) => classify(name, "append", error)),
+    append: (shard, batch) =>
+      use(shard, "append", "append", ({ append, name }) =>
+        Effect.catchTag(
+          Effect.mapError(append(batch), (error) => classify(name, "append", error)),
+          "BatchRejected",
+          (error) => rejectedAlone(batch.length, error),
+        ),
       ),
-    readFirstPages: (index, query) => read(index, (sql) => readFirstPages(sql, query)),
-    readPage: (index, query) => read(index, (sql) => readPage(sql, query)),
+    readFirstPages: (shard, query) => read(shard, (sql) => readFirstPages(sql, query)),
+    readPage: (shard, query) => read(shard, (sql) => readPage(sql, query)),
     health: Effect.suspend(() => Effect.forEach(shards, healthOf, { concurrency: "unbounded" })),
     usage: () =>
       shards.map(({ name, places }) => ({ shard: name, append: taken(places.append), read: taken(places.read) })),

@@ -27,9 +27,9 @@ import { PgTypes } from "@effect/sql-pg"
 import type { PgClient } from "@effect/sql-pg/PgClient"
 import { Effect, Result, Schedule } from "effect"
 import type { SqlError } from "effect/sql"
-import { type NewEntry, type Placed, toStored } from "../contract/LogEntry.ts"
+import { type NewEntry, type Place, type Placed, toStored } from "../contract/LogEntry.ts"
 import { fromColumn, type ObjectId, toColumn } from "../contract/ObjectId.ts"
-import { type Existing, type Head, identityKey, mayExist, messageKey, type Plan, planAppend } from "./plan.ts"
+import { type Head, identityKey, mayExist, messageKey, type Plan, planAppend } from "./plan.ts"
 import { type InTransaction, pipelined, type Transaction } from "./transaction.ts"
 import { isConflict, sqlStateOf, uniqueViolation, withSqlState } from "./transient.ts"
 
@@ -160,7 +160,7 @@ const lockObjects = (
 const findByIdentity = (
   sql: PgClient,
   entries: ReadonlyArray<NewEntry>,
-): Effect.Effect<ReadonlyMap<string, Existing>, SqlError.SqlError> =>
+): Effect.Effect<ReadonlyMap<string, Place>, SqlError.SqlError> =>
   Effect.map(
     sql<StoredPlace & { object_id: bigint }>`
       select wanted.object_id, found.timestamp, found.seq, found.position
@@ -176,10 +176,10 @@ const findByIdentity = (
         order by timestamp, seq limit 1
       ) as found`,
     (rows) => {
-      const found = new Map<string, Existing>()
+      const found = new Map<string, Place>()
       for (const row of rows) {
-        const existing = toExisting(row)
-        found.set(identityKey(fromColumn(row.object_id), existing), existing)
+        const place = toPlace(row)
+        found.set(identityKey(fromColumn(row.object_id), place), place)
       }
       return found
     },
@@ -188,7 +188,7 @@ const findByIdentity = (
 const findByMessageId = (
   sql: PgClient,
   entries: ReadonlyArray<NewEntry>,
-): Effect.Effect<ReadonlyMap<string, Existing>, SqlError.SqlError> =>
+): Effect.Effect<ReadonlyMap<string, Place>, SqlError.SqlError> =>
   Effect.map(
     // By number: the id itself may come back without its beginning, see `toStored`.
     sql<StoredPlace & { number: bigint }>`
@@ -203,10 +203,10 @@ const findByMessageId = (
         order by message_id limit 1
       ) as found`,
     (rows) => {
-      const found = new Map<string, Existing>()
+      const found = new Map<string, Place>()
       for (const row of rows) {
         const { id, messageId } = entries[Number(row.number) - 1]!
-        found.set(messageKey(id, messageId!), toExisting(row))
+        found.set(messageKey(id, messageId!), toPlace(row))
       }
       return found
     },
@@ -260,9 +260,9 @@ interface StoredPlace {
   readonly position: bigint
 }
 
-const none: ReadonlyMap<string, Existing> = new Map()
+const none: ReadonlyMap<string, Place> = new Map()
 
-const toExisting = (row: StoredPlace): Existing => ({
+const toPlace = (row: StoredPlace): Place => ({
   position: Number(row.position),
   timestamp: row.timestamp,
   seq: Number(row.seq),

@@ -2,18 +2,13 @@
  * What an append batch does to the logs, decided from the locked object rows. Pure, and shared by the live and the
  * in-memory ShardPool: PostgreSQL only stores what is decided here.
  */
-import { compareStamps, type NewEntry, type Placed, type Stamp } from "../contract/LogEntry.ts"
+import { compareStamps, type NewEntry, type Place, type Placed, type Stamp } from "../contract/LogEntry.ts"
 import type { ObjectId } from "../contract/ObjectId.ts"
 
 /** An object's row: number of entries, and the largest entry timestamp, below which an identity may exist already. */
 export interface Head {
   readonly entries: number
   readonly lastTimestamp: bigint
-}
-
-/** An entry that is stored already. */
-export interface Existing extends Stamp {
-  readonly position: number
 }
 
 export interface Plan {
@@ -41,19 +36,19 @@ export const mayExist = (entry: NewEntry, head: Head): boolean => entry.timestam
 export const planAppend = (
   batch: ReadonlyArray<NewEntry>,
   heads: ReadonlyMap<ObjectId, Head>,
-  byIdentity: ReadonlyMap<string, Existing>,
-  byMessageId: ReadonlyMap<string, Existing>,
+  byIdentity: ReadonlyMap<string, Place>,
+  byMessageId: ReadonlyMap<string, Place>,
 ): Plan => {
   const placed: Array<Placed> = Array.from({ length: batch.length })
   const inserts: Array<{ entry: NewEntry; position: number }> = []
   const changed = new Map<ObjectId, Head>()
-  const inBatch = new Map<string, Existing>()
+  const inBatch = new Map<string, Place>()
   const order = stampOrder(batch)
-  for (let at = 0; at < order.length; at++) {
-    const index = order[at]!
+  for (let rank = 0; rank < order.length; rank++) {
+    const index = order[rank]!
     const entry = batch[index]!
     // In stamp order a delivery that is in the batch twice stands right behind itself, or behind others of its stamp.
-    const twin = twinBefore(batch, order, at)
+    const twin = twinBefore(batch, order, rank)
     if (twin !== undefined) {
       placed[index] = placed[twin]!
       continue
@@ -62,7 +57,7 @@ export const planAppend = (
     if (mayExist(entry, locked)) {
       const same = byIdentity.get(identityKey(entry.id, entry))
       if (same !== undefined) {
-        placed[index] = { ...same, duplicate: false }
+        placed[index] = at("Stored", same)
         continue
       }
     }
@@ -71,13 +66,13 @@ export const planAppend = (
       const same = byMessageId.get(messageId) ?? inBatch.get(messageId)
       if (same !== undefined) {
         // With the same stamp it is itself, which was not looked up by its identity.
-        placed[index] = { ...same, duplicate: compareStamps(same, entry) !== 0 }
+        placed[index] = at(compareStamps(same, entry) === 0 ? "Stored" : "Duplicate", same)
         continue
       }
     }
     const head = changed.get(entry.id) ?? locked
     const position = head.entries + 1
-    const stored = { position, timestamp: entry.timestamp, seq: entry.seq, duplicate: false }
+    const stored = { _tag: "Stored", position, timestamp: entry.timestamp, seq: entry.seq } as const
     placed[index] = stored
     inserts.push({ entry, position })
     changed.set(entry.id, {
@@ -88,6 +83,13 @@ export const planAppend = (
   }
   return { placed, inserts, heads: changed }
 }
+
+const at = (tag: Placed["_tag"], { position, seq, timestamp }: Place): Placed => ({
+  _tag: tag,
+  position,
+  timestamp,
+  seq,
+})
 
 const twinBefore = (batch: ReadonlyArray<NewEntry>, order: ReadonlyArray<number>, at: number): number | undefined => {
   const entry = batch[order[at]!]!

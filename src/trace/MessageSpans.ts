@@ -122,7 +122,7 @@ export const make = ({ clock, responseTopic, sampler, tracer }: MessageSpansOpti
       const span = delivery.trace?.span
       return span === undefined ? self : inSpan(span, self)
     },
-    batch: (name, shard, works, self) =>
+    batch: (name, shard, works, self, failed) =>
       Effect.suspend(() => {
         const spans: Array<Tracer.Span> = []
         for (const { delivery } of works) if (delivery.trace?.span !== undefined) spans.push(delivery.trace.span)
@@ -139,7 +139,14 @@ export const make = ({ clock, responseTopic, sampler, tracer }: MessageSpansOpti
           },
         })
         for (const span of spans) if (span.links.length < linksMax) span.addLinks([toLink(batch)])
-        return inSpan(batch, self).pipe(Effect.onExit((exit) => Effect.sync(() => batch.end(now(), exit))))
+        return inSpan(batch, self).pipe(
+          Effect.onExit((exit) =>
+            Effect.sync(() => {
+              const errorType = exit._tag === "Success" ? failed?.(exit.value) : undefined
+              batch.end(now(), errorType === undefined ? exit : Exit.fail(new SpanFailed({ errorType })))
+            }),
+          ),
+        )
       }),
   }
 }

@@ -20,12 +20,16 @@ export interface Tracing {
   readonly receive: (delivery: TracedMessage) => void
   /** Runs an effect in the span of a message, where that has one. */
   readonly within: <A, E, R>(delivery: TracedMessage, self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
-  /** Runs what is done for several messages together on a shard, in a span of its own, where one of them has one. */
+  /**
+   * Runs what is done for several messages together on a shard, in a span of its own, where one of them has one. An answer
+   * that is a failure to whoever reads the trace has its type told by `failed`.
+   */
   readonly batch: <A, E, R>(
     name: "append batch" | "read batch",
     shard: string,
     works: ReadonlyArray<{ readonly delivery: TracedMessage }>,
     self: Effect.Effect<A, E, R>,
+    failed?: (answer: A) => string | undefined,
   ) => Effect.Effect<A, E, R>
 }
 

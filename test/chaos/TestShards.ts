@@ -35,7 +35,7 @@ const make = Effect.fnUntraced(function* (diskMegabytes: number) {
   const ring = yield* HashRing.make(names.map((name) => ({ name })))
   return TestShards.of({
     shards,
-    shardOf: ring.shardOf,
+    shardOf: (id) => names.indexOf(ring.shardOf(id)),
     logFiles: names.map((name) => path.join(dataDir, `${name}.log`)),
     smallDisk: "skipped" in disk ? disk : { ...disk, shard: onSmallDisk },
   })
@@ -45,6 +45,7 @@ export class TestShards extends Context.Service<
   TestShards,
   {
     readonly shards: ReadonlyArray<EmbeddedShard>
+    /** The index of the shard that has an id. */
     readonly shardOf: (id: bigint) => number
     readonly logFiles: ReadonlyArray<string>
     /** The disk and the index of the shard on it, or why there is none. */

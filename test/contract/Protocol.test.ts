@@ -589,10 +589,10 @@ const event = (text: string): unknown => {
 const placed = Arbitrary.map(
   Arbitrary.all([draw.int(1, Number.MAX_SAFE_INTEGER), draw.int(1, Number.MAX_SAFE_INTEGER), draw.id, draw.int(0, 1)]),
   ([position, seq, time, duplicate]) => ({
+    _tag: duplicate === 1 ? ("Duplicate" as const) : ("Stored" as const),
     position,
     seq,
     timestamp: BigInt.asUintN(63, time),
-    duplicate: duplicate === 1,
   }),
 )
 const requestId = Arbitrary.map(draw.text, (text) => (text === "" ? undefined : text))
@@ -612,11 +612,11 @@ describe("events", () => {
       const id = 42n as ObjectId
       const timestamp = 1_763_922_300_123_456_789n
       assert.strictEqual(
-        encodeAppended(id, { position: 17, seq: 1017, timestamp, duplicate: false }, "r1"),
+        encodeAppended(id, { _tag: "Stored", position: 17, seq: 1017, timestamp }, "r1"),
         '{"type":"append","status":"ok","id":42,"position":17,"seq":1017,"timestamp":1763922300123,"request_id":"r1"}',
       )
       assert.strictEqual(
-        encodeAppended(id, { position: 12, seq: 981, timestamp, duplicate: true }, undefined),
+        encodeAppended(id, { _tag: "Duplicate", position: 12, seq: 981, timestamp }, undefined),
         '{"type":"append","status":"ok","id":42,"position":12,"seq":981,"timestamp":1763922300123,"duplicate":true}',
       )
       const entry = encodeEntry({ position: 12, seq: 981, timestamp, log: "…" })
@@ -649,7 +649,7 @@ describe("events", () => {
           status: "ok",
           id: `#${id}`,
           ...place,
-          ...(at.duplicate ? { duplicate: true } : {}),
+          ...(at._tag === "Duplicate" ? { duplicate: true } : {}),
           ...echoed,
         })
         const entries = logs.map((log) => encodeEntry({ ...at, log }))

@@ -80,11 +80,11 @@ describe("health", () => {
     Effect.gen(function* () {
       const shards = yield* MemoryShards
       yield* worker
-      yield* shards.setState(1, "down")
+      yield* shards.setState("b", "down")
       yield* TestClock.adjust("6 seconds")
       assert.deepInclude(yield* readiness, { ready: true, reasons: ["shard b: connection"] })
       assert.strictEqual(yield* (yield* Metrics).reading("shard_up", { shard: "b" }), 0)
-      yield* shards.setState(0, "down")
+      yield* shards.setState("a", "down")
       yield* TestClock.adjust("6 seconds")
       assert.deepInclude(yield* readiness, { ready: false, reasons: ["shard a: connection", "shard b: connection"] })
     }).pipe(Effect.scoped, Effect.provide(world()), alone),
@@ -94,8 +94,8 @@ describe("health", () => {
     Effect.gen(function* () {
       const shards = yield* MemoryShards
       yield* worker
-      yield* shards.setState(0, "down")
-      yield* shards.setState(1, "down")
+      yield* shards.setState("a", "down")
+      yield* shards.setState("b", "down")
       for (let id = 0; id < 100; id++) yield* append(id)
       for (let minute = 0; minute < 30; minute++) {
         yield* TestClock.adjust("1 minute")
@@ -103,8 +103,8 @@ describe("health", () => {
       }
       assert.isAbove(yield* (yield* Metrics).reading("lane_entries", { shard: "a" }), 0)
       // Otherwise the end of the worker would wait, in time that nobody moves.
-      yield* shards.setState(0, "up")
-      yield* shards.setState(1, "up")
+      yield* shards.setState("a", "up")
+      yield* shards.setState("b", "up")
       yield* TestClock.adjust("2 minutes")
       assert.strictEqual((yield* MemoryBroker).unsettled(), 0)
     }).pipe(Effect.scoped, Effect.provide(world()), alone),
@@ -115,8 +115,8 @@ describe("health", () => {
       const shards = yield* MemoryShards
       yield* worker
       // The twin of the pool has no time limit: what the live one would end after 45 s hangs for ever.
-      yield* shards.setState(0, "hang")
-      yield* shards.setState(1, "hang")
+      yield* shards.setState("a", "hang")
+      yield* shards.setState("b", "hang")
       for (let id = 0; id < 20; id++) yield* append(id)
       yield* TestClock.adjust("110 seconds")
       assert.deepStrictEqual(yield* stuck, [])
@@ -124,8 +124,8 @@ describe("health", () => {
       const found = yield* stuck
       assert.isTrue(found.some((finding) => finding.startsWith("lane of a: holds")))
       assert.isTrue(found.some((finding) => finding.startsWith("lane of b: holds")))
-      yield* shards.setState(0, "up")
-      yield* shards.setState(1, "up")
+      yield* shards.setState("a", "up")
+      yield* shards.setState("b", "up")
       yield* TestClock.adjust("10 seconds")
       assert.deepStrictEqual(yield* stuck, [])
     }).pipe(Effect.scoped, Effect.provide(world()), alone),

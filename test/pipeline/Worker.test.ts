@@ -122,13 +122,13 @@ describe("worker in memory", () => {
       const first = yield* append(1, "x")
       assert.strictEqual(first.position, 1)
       const ids = Array.from({ length: 100 }, (_, i) => i + 100)
-      yield* shards.setState(0, "down")
+      yield* shards.setState("a", "down")
       for (const id of ids) yield* broker.publishAppend(JSON.stringify({ id, log: "during" }))
       yield* TestClock.adjust("3 hours")
       const during = broker.events().length - 1
       assert.isAbove(during, 20)
       assert.isBelow(during, 80)
-      yield* shards.setState(0, "up")
+      yield* shards.setState("a", "up")
       yield* TestClock.adjust("2 minutes")
       assert.strictEqual(broker.events().length - 1, 100)
       assert.strictEqual(broker.unsettled(), 0)
@@ -147,19 +147,19 @@ describe("worker in memory", () => {
       const flood = Effect.fnUntraced(function* (id: number) {
         for (let i = 0; i < 10_000; i++) yield* broker.publishAppend(JSON.stringify({ id, log: String(i) }))
       })
-      const largest = Effect.map(shards.batches(0), (all) => all.toSorted((a, b) => b - a).slice(0, 2))
+      const largest = Effect.map(shards.batches("a"), (all) => all.toSorted((a, b) => b - a).slice(0, 2))
       const ring = yield* HashRing
-      const id = Array.from({ length: 100 }, (_, i) => i).find((i) => ring.shardOf(ObjectId.make(BigInt(i))) === 0)!
+      const id = Array.from({ length: 100 }, (_, i) => i).find((i) => ring.shardOf(ObjectId.make(BigInt(i))) === "a")!
       yield* worker
       yield* flood(id)
       yield* TestClock.adjust("1 second")
       assert.deepStrictEqual(yield* largest, [limits.batchEntriesMax, limits.batchEntriesMax])
-      yield* shards.setState(0, "hang")
+      yield* shards.setState("a", "hang")
       yield* broker.publishAppend(JSON.stringify({ id, log: "long" }))
-      yield* shards.awaitUse(0)
+      yield* shards.awaitUse("a")
       yield* flood(id)
       yield* TestClock.adjust("500 millis")
-      yield* shards.setState(0, "up")
+      yield* shards.setState("a", "up")
       for (let i = 0; i < 100 && broker.unsettled() > 0; i++) yield* TestClock.adjust("100 millis")
       assert.deepStrictEqual(yield* largest, [1.5 * limits.batchEntriesMax, limits.batchEntriesMax])
       assert.strictEqual(broker.unsettled(), 0)
@@ -171,16 +171,16 @@ describe("worker in memory", () => {
       const broker = yield* MemoryBroker
       const shards = yield* MemoryShards
       const first = yield* worker
-      yield* shards.setState(0, "down")
-      yield* shards.setState(1, "down")
+      yield* shards.setState("a", "down")
+      yield* shards.setState("b", "down")
       for (let id = 0; id < 50; id++) yield* broker.publishAppend(JSON.stringify({ id, log: "x" }))
       yield* TestClock.adjust("1 second")
       const stopping = yield* Effect.forkChild(Fiber.interrupt(first))
       // The bounded wait for transactions under way.
       yield* TestClock.adjust("6 seconds")
       yield* Fiber.join(stopping)
-      yield* shards.setState(0, "up")
-      yield* shards.setState(1, "up")
+      yield* shards.setState("a", "up")
+      yield* shards.setState("b", "up")
       yield* worker
       // Well below the broker's ack_wait of 30 s.
       yield* TestClock.adjust("10 seconds")

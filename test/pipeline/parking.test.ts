@@ -24,7 +24,7 @@ const heldMax = 2 * limits.batchEntriesMax
 const worker = Effect.forkScoped(runWorker({ responseTopic: "response", debug: false }))
 
 /** The first `count` ids of a shard. */
-const idsOf = Effect.fnUntraced(function* (shard: number, count: number) {
+const idsOf = Effect.fnUntraced(function* (shard: string, count: number) {
   const ring = yield* HashRing
   const ids: Array<number> = []
   for (let id = 1; ids.length < count; id++) if (ring.shardOf(ObjectId.make(BigInt(id))) === shard) ids.push(id)
@@ -85,10 +85,10 @@ describe("a shard that is down", () => {
         const broker = yield* MemoryBroker
         const shards = yield* MemoryShards
         const metrics = yield* Metrics
-        const lost = yield* idsOf(0, 30)
-        const flowing = yield* idsOf(1, 10)
+        const lost = yield* idsOf("a", 30)
+        const flowing = yield* idsOf("b", 10)
         yield* worker
-        yield* shards.setState(0, "down")
+        yield* shards.setState("a", "down")
         const expectedLost = new Map<number, ReadonlyArray<string>>(yield* publishAll(lost, 40_000))
         const expectedFlowing = yield* publishAll(flowing, 2_000)
         yield* TestClock.adjust("1 minute")
@@ -108,7 +108,7 @@ describe("a shard that is down", () => {
         yield* TestClock.adjust("1 second")
         assert.strictEqual(yield* events, 2_001)
 
-        yield* shards.setState(0, "up")
+        yield* shards.setState("a", "up")
         yield* untilEvents(42_001)
         yield* TestClock.adjust("1 second")
         assert.strictEqual(broker.unsettled(), 0)
@@ -120,13 +120,13 @@ describe("a shard that is down", () => {
     Effect.gen(function* () {
       const broker = yield* MemoryBroker
       const shards = yield* MemoryShards
-      const ids = [...(yield* idsOf(0, 5)), ...(yield* idsOf(1, 5))]
+      const ids = [...(yield* idsOf("a", 5)), ...(yield* idsOf("b", 5))]
       for (let i = 0; i < 3; i++) yield* worker
-      yield* shards.setState(0, "down")
+      yield* shards.setState("a", "down")
       const expected = yield* publishAll(ids, 20_000)
       yield* TestClock.adjust("10 minutes")
       assert.strictEqual(yield* events, 10_000)
-      yield* shards.setState(0, "up")
+      yield* shards.setState("a", "up")
       yield* TestClock.adjust("1 minute")
       assert.strictEqual(broker.unsettled(), 0)
       yield* assertLogs(expected)
@@ -140,10 +140,10 @@ describe("a shard that is down", () => {
       const broker = yield* MemoryBroker
       const shards = yield* MemoryShards
       const metrics = yield* Metrics
-      const ids = [...(yield* idsOf(0, 2)), ...(yield* idsOf(1, 2))]
+      const ids = [...(yield* idsOf("a", 2)), ...(yield* idsOf("b", 2))]
       yield* worker
-      yield* shards.setState(0, "down")
-      yield* shards.setState(1, "down")
+      yield* shards.setState("a", "down")
+      yield* shards.setState("b", "down")
       const expected = yield* publishAll(ids, 12_000)
       yield* TestClock.adjust("2 hours")
       assert.strictEqual(yield* events, 0)
@@ -152,10 +152,10 @@ describe("a shard that is down", () => {
         assert.strictEqual(yield* metrics.value("handed_back_total", { shard: name }), 0)
       }
       assert.strictEqual(yield* metrics.value("redeliveries_total", { subject: "append" }), 0)
-      yield* shards.setState(1, "up")
+      yield* shards.setState("b", "up")
       yield* TestClock.adjust("10 minutes")
       assert.strictEqual(yield* events, 6_000)
-      yield* shards.setState(0, "up")
+      yield* shards.setState("a", "up")
       yield* TestClock.adjust("1 minute")
       assert.strictEqual(broker.unsettled(), 0)
       yield* assertLogs(expected)
@@ -166,14 +166,14 @@ describe("a shard that is down", () => {
     Effect.gen(function* () {
       const broker = yield* MemoryBroker
       const shards = yield* MemoryShards
-      const ids = [...(yield* idsOf(0, 2)), ...(yield* idsOf(1, 2))]
+      const ids = [...(yield* idsOf("a", 2)), ...(yield* idsOf("b", 2))]
       yield* worker
-      yield* shards.setState(0, "hang")
+      yield* shards.setState("a", "hang")
       const expected = yield* publishAll(ids, 12_000)
       yield* TestClock.adjust("5 seconds")
       assert.strictEqual(yield* events, 6_000)
       assert.isAtLeast(broker.parkedFor("appends", "a"), 6_000 - heldMax)
-      yield* shards.setState(0, "up")
+      yield* shards.setState("a", "up")
       yield* TestClock.adjust("1 minute")
       assert.strictEqual(broker.unsettled(), 0)
       yield* assertLogs(expected)
@@ -184,15 +184,15 @@ describe("a shard that is down", () => {
     Effect.gen(function* () {
       const broker = yield* MemoryBroker
       const shards = yield* MemoryShards
-      const [first, second] = yield* idsOf(0, 2)
-      const [other] = yield* idsOf(1, 1)
+      const [first, second] = yield* idsOf("a", 2)
+      const [other] = yield* idsOf("b", 1)
       yield* worker
-      yield* shards.setState(0, "down")
+      yield* shards.setState("a", "down")
       yield* publish(other!, "x")
       yield* publishAll([first!], 20_000)
       yield* TestClock.adjust("1 minute")
       assert.isAbove(broker.parkedFor("appends", "a"), 15_000)
-      yield* shards.setState(0, "up")
+      yield* shards.setState("a", "up")
       // In the middle of the drain, which takes no time of the clock.
       yield* Effect.forkChild(
         Effect.andThen(
@@ -213,8 +213,8 @@ describe("a shard that is down", () => {
     Effect.gen(function* () {
       const broker = yield* MemoryBroker
       const shards = yield* MemoryShards
-      const ids = [...(yield* idsOf(0, 2)), ...(yield* idsOf(1, 2))]
-      yield* shards.setState(0, "down")
+      const ids = [...(yield* idsOf("a", 2)), ...(yield* idsOf("b", 2))]
+      yield* shards.setState("a", "down")
       const expected = yield* publishAll(ids, 8_000)
       const stopped = Effect.gen(function* () {
         yield* worker
@@ -222,7 +222,7 @@ describe("a shard that is down", () => {
         yield* Effect.forkDetach(TestClock.adjust("10 seconds"))
       })
       yield* Effect.scoped(stopped)
-      yield* shards.setState(0, "up")
+      yield* shards.setState("a", "up")
       yield* worker
       yield* TestClock.adjust("20 seconds")
       assert.strictEqual(broker.unsettled(), 0)
@@ -236,19 +236,19 @@ describe("reads of a shard that is down", () => {
     Effect.gen(function* () {
       const broker = yield* MemoryBroker
       const shards = yield* MemoryShards
-      const [lost] = yield* idsOf(0, 1)
-      const [flowing] = yield* idsOf(1, 1)
+      const [lost] = yield* idsOf("a", 1)
+      const [flowing] = yield* idsOf("b", 1)
       yield* worker
       yield* publish(lost!, "x")
       yield* untilEvents(1)
-      yield* shards.setState(0, "down")
+      yield* shards.setState("a", "down")
       for (let i = 0; i < 400; i++) yield* broker.publishQuery(JSON.stringify({ id: lost, request_id: String(i) }))
       yield* TestClock.adjust("10 minutes")
       assert.strictEqual(broker.queriesUnderWay(), 0)
       assert.strictEqual(broker.parkedFor("reads", "a"), 400)
       yield* broker.publishQuery(JSON.stringify({ id: flowing }))
       yield* untilEvents(2)
-      yield* shards.setState(0, "up")
+      yield* shards.setState("a", "up")
       yield* TestClock.adjust("10 minutes")
       assert.strictEqual(broker.unsettled(), 0)
       const answers = broker.events().slice(2)
@@ -265,13 +265,13 @@ describe("a database that is older than it was", () => {
     const complaints = () => logged.filter((line) => line.includes("run: objectlog replay")).length
     return Effect.gen(function* () {
       const shards = yield* MemoryShards
-      const [id] = yield* idsOf(0, 1)
+      const [id] = yield* idsOf("a", 1)
       yield* worker
       yield* publishAll([id!], 100)
       yield* untilEvents(100)
       yield* TestClock.adjust("2 minutes")
       assert.strictEqual(complaints(), 0)
-      yield* shards.restore(0, ObjectId.make(BigInt(id!)), 70)
+      yield* shards.restore("a", ObjectId.make(BigInt(id!)), 70)
       yield* TestClock.adjust("2 minutes")
       assert.strictEqual(complaints(), 1)
       assert.include(logged.at(-1), "shard a: ")
@@ -288,7 +288,7 @@ describe("a refused append that is tried again", () => {
     Effect.gen(function* () {
       const broker = yield* MemoryBroker
       const shards = yield* MemoryShards
-      const [id] = yield* idsOf(0, 1)
+      const [id] = yield* idsOf("a", 1)
       yield* worker
       const original = yield* publish(id!, "poison")
       yield* publish(id!, "later")
@@ -300,13 +300,13 @@ describe("a refused append that is tried again", () => {
       assert.lengthOf(broker.deadLetters(), 2)
       assert.lengthOf(broker.events(), 3)
 
-      yield* shards.reject(0, undefined)
+      yield* shards.reject("a", undefined)
       yield* broker.retry(original, "two")
       yield* untilEvents(4)
       yield* TestClock.adjust("1 second")
       const { payload } = broker.events()[3]!
       assert.deepInclude(JSON.parse(payload), { status: "ok", position: 2, seq: original.seq })
-      const entries = yield* shards.entries(0, ObjectId.make(BigInt(id!)))
+      const entries = yield* shards.entries("a", ObjectId.make(BigInt(id!)))
       assert.deepStrictEqual(
         entries.map(({ log, seq }) => [log, seq]),
         [

@@ -25,7 +25,7 @@ const world = (shards: ReadonlyArray<string>, maxPayload = 1024 * 1024) =>
 const worker = Effect.forkScoped(runWorker({ responseTopic: "response", debug: false }))
 
 /** The first `count` ids of a shard. */
-const idsOf = Effect.fnUntraced(function* (shard: number, count: number) {
+const idsOf = Effect.fnUntraced(function* (shard: string, count: number) {
   const ring = yield* HashRing
   const ids: Array<number> = []
   for (let id = 1; ids.length < count; id++) if (ring.shardOf(ObjectId.make(BigInt(id))) === shard) ids.push(id)
@@ -35,7 +35,7 @@ const idsOf = Effect.fnUntraced(function* (shard: number, count: number) {
 const baseNanos = 1_763_922_300_000_000_000n
 
 /** Puts entries straight into a shard, a millisecond apart. */
-const store = Effect.fnUntraced(function* (shard: number, id: number, logs: ReadonlyArray<string>, from = 1) {
+const store = Effect.fnUntraced(function* (shard: string, id: number, logs: ReadonlyArray<string>, from = 1) {
   const pool = yield* ShardPool
   yield* pool.append(
     shard,
@@ -99,8 +99,8 @@ describe("many reads at once", () => {
   it.effect("are answered in their turn; none is handed back or parked", () =>
     Effect.gen(function* () {
       const broker = yield* MemoryBroker
-      const ids = [...(yield* idsOf(0, 5)), ...(yield* idsOf(1, 5))]
-      for (const [at, id] of ids.entries()) yield* store(at < 5 ? 0 : 1, id, ["one", "two"])
+      const ids = [...(yield* idsOf("a", 5)), ...(yield* idsOf("b", 5))]
+      for (const [at, id] of ids.entries()) yield* store(at < 5 ? "a" : "b", id, ["one", "two"])
       for (let i = 0; i < 20_000; i++) yield* read({ id: ids[i % ids.length], request_id: String(i) })
       yield* worker
       yield* untilEnded(20_000)
@@ -117,14 +117,14 @@ describe("many reads at once", () => {
       const broker = yield* MemoryBroker
       const shards = yield* MemoryShards
       const names = ["a", "b", "c", "d", "e"]
-      const hanging = yield* Effect.forEach([0, 1, 2, 3], (shard) => idsOf(shard, 1))
-      const [served] = yield* idsOf(4, 1)
-      yield* store(4, served!, ["x"])
+      const hanging = yield* Effect.forEach(names.slice(0, 4), (shard) => idsOf(shard, 1))
+      const [served] = yield* idsOf("e", 1)
+      yield* store("e", served!, ["x"])
       yield* worker
       // It is in use, so that the others may not stand in its way.
       yield* read({ id: served })
       yield* untilEnded(1)
-      for (let shard = 0; shard < 4; shard++) yield* shards.setState(shard, "hang")
+      for (const shard of names.slice(0, 4)) yield* shards.setState(shard, "hang")
       for (let i = 0; i < 20_000; i++) yield* read({ id: hanging[i % 4]![0] })
       for (let i = 0; i < 100; i++) yield* read({ id: served, request_id: "served" })
       yield* TestClock.adjust("4 seconds")
@@ -132,7 +132,7 @@ describe("many reads at once", () => {
       const parked = names.reduce((sum, name) => sum + broker.parkedFor("reads", name), 0)
       assert.isAbove(parked, 10_000)
       assert.strictEqual(broker.parkedFor("reads", "e"), 0)
-      for (let shard = 0; shard < 4; shard++) yield* shards.setState(shard, "up")
+      for (const shard of names.slice(0, 4)) yield* shards.setState(shard, "up")
       yield* untilEnded(20_101)
       assert.strictEqual(broker.unsettled(), 0)
     }).pipe(Effect.scoped, Effect.provide(world(["a", "b", "c", "d", "e"]))),
@@ -140,13 +140,13 @@ describe("many reads at once", () => {
 
   it.effect("a hundred long ones of one object do not keep another object of its shard waiting", () =>
     Effect.gen(function* () {
-      const [large, small] = yield* idsOf(0, 2)
+      const [large, small] = yield* idsOf("a", 2)
       yield* store(
-        0,
+        "a",
         large!,
         Array.from({ length: 60 }, (_, i) => String(i).padEnd(50_000, "x")),
       )
-      yield* store(0, small!, ["small", "y".repeat(600_000), "z".repeat(600_000)])
+      yield* store("a", small!, ["small", "y".repeat(600_000), "z".repeat(600_000)])
       for (let i = 0; i < 100; i++) yield* read({ id: large, request_id: `large${i}` })
       yield* read({ id: small, request_id: "long as well" })
       yield* read({ id: small, limit: 1, request_id: "small" })
@@ -191,13 +191,13 @@ describe("a long read", () => {
           for (const millis of [0, 30, 10_000]) {
             const timestamp = baseNanos + BigInt(millis) * 1_000_000n + BigInt(seq)
             const entry = { id: ObjectId.make(7n), seq: seq++, timestamp, log: "late", messageId: undefined }
-            yield* pool.append(0, [{ ...entry, redelivered: false }])
+            yield* pool.append("a", [{ ...entry, redelivered: false }])
           }
         }),
       )
       return Effect.gen(function* () {
         const shards = yield* MemoryShards
-        yield* store(0, 7, logs)
+        yield* store("a", 7, logs)
         yield* read(order === "position" ? { id: 7, after_position: 0 } : { id: 7, order })
         yield* worker
         yield* untilEnded(1)
@@ -207,7 +207,7 @@ describe("a long read", () => {
         const expected = logs.map((_, i) => i + 1)
         assert.deepStrictEqual(shown, order === "desc" ? expected.toReversed() : expected)
         assert.strictEqual(new Set(all.map((page) => page.snapshot)).size, 1)
-        assert.isAtLeast((yield* shards.entries(0, ObjectId.make(7n))).length, 60 + 3 * 10)
+        assert.isAtLeast((yield* shards.entries("a", ObjectId.make(7n))).length, 60 + 3 * 10)
       }).pipe(Effect.scoped, Effect.provide(watching(() => appended)))
     })
   }
@@ -218,7 +218,7 @@ describe("a long read", () => {
       ++fetches === 5 ? MemoryBroker.use((broker) => broker.setMaxPayload(150_000)) : Effect.void,
     )
     return Effect.gen(function* () {
-      yield* store(0, 7, logs)
+      yield* store("a", 7, logs)
       yield* read({ id: 7 })
       yield* worker
       yield* untilEnded(1)
@@ -240,13 +240,13 @@ describe("a long read", () => {
     return Effect.gen(function* () {
       const count = 2 * limits.scanEntriesMax + 500
       yield* store(
-        0,
+        "a",
         7,
         Array.from({ length: count }, (_, i) => String(i)),
       )
       const from = Number(baseNanos / 1_000_000n)
       // The last ten, and one that was committed last and is older than all.
-      yield* store(0, 7, ["late"], -5)
+      yield* store("a", 7, ["late"], -5)
       yield* read({ id: 7, after_position: 3, from: from + count - 9 })
       yield* read({ id: 7, after_position: 3, to: from })
       yield* worker
@@ -268,9 +268,9 @@ describe("a read that fails by its own fault", () => {
       const broker = yield* MemoryBroker
       const shards = yield* MemoryShards
       const metrics = yield* Metrics
-      const ids = yield* idsOf(0, 20)
-      for (const id of ids) yield* store(0, id, ["x"])
-      yield* shards.rejectReads(0, (id) => id === BigInt(ids[7]!))
+      const ids = yield* idsOf("a", 20)
+      for (const id of ids) yield* store("a", id, ["x"])
+      yield* shards.rejectReads("a", (id) => id === BigInt(ids[7]!))
       for (const id of ids) yield* read({ id, request_id: String(id) })
       yield* worker
       yield* TestClock.adjust("1 second")
@@ -295,11 +295,11 @@ describe("a read that fails by its own fault", () => {
     () =>
       Effect.gen(function* () {
         const broker = yield* MemoryBroker
-        const [large, small, long] = yield* idsOf(0, 3)
-        yield* store(0, large!, ["x", "x".repeat(20_000)])
-        yield* store(0, small!, ["x"])
+        const [large, small, long] = yield* idsOf("a", 3)
+        yield* store("a", large!, ["x", "x".repeat(20_000)])
+        yield* store("a", small!, ["x"])
         const logs = Array.from({ length: 2 * limits.firstEntriesMax }, (_, i) => String(i))
-        yield* store(0, long!, logs)
+        yield* store("a", long!, logs)
         for (const id of [large, small, long]) yield* read({ id, request_id: String(id) })
         yield* worker
         yield* untilEnded(3)

@@ -18,7 +18,7 @@ const world = Layer.mergeAll(
 
 const worker = Effect.forkScoped(runWorker({ responseTopic: "response", debug: false }))
 
-const idOf = Effect.fnUntraced(function* (shard: number) {
+const idOf = Effect.fnUntraced(function* (shard: string) {
   const ring = yield* HashRing
   let id = 1
   while (ring.shardOf(ObjectId.make(BigInt(id))) !== shard) id++
@@ -33,7 +33,7 @@ const stepMillis = 10
  */
 const delaysOfOther = Effect.fnUntraced(function* (seconds: number, slowInStep: number, otherInStep: number) {
   const broker = yield* MemoryBroker
-  const [slow, other] = [yield* idOf(0), yield* idOf(1)]
+  const [slow, other] = [yield* idOf("a"), yield* idOf("b")]
   const sentAt = new Map<string, number>()
   const delays: Array<number> = []
   let read = 0
@@ -57,7 +57,7 @@ const delaysOfOther = Effect.fnUntraced(function* (seconds: number, slowInStep: 
   }
   assert.lengthOf(delays, sent)
   const shards = yield* MemoryShards
-  for (const shard of [0, 1]) yield* shards.setDelay(shard, 0)
+  for (const shard of ["a", "b"]) yield* shards.setDelay(shard, 0)
   for (let i = 0; i < 1_000 && broker.unsettled() > 0; i++) yield* TestClock.adjust("100 millis")
   assert.strictEqual(broker.unsettled(), 0)
   return delays.toSorted((a, b) => a - b)
@@ -69,8 +69,8 @@ describe("a shard whose transactions are slow", () => {
       const shards = yield* MemoryShards
       const metrics = yield* Metrics
       yield* worker
-      yield* shards.setDelay(0, 3_000)
-      yield* shards.setDelay(1, 2)
+      yield* shards.setDelay("a", 3_000)
+      yield* shards.setDelay("b", 2)
       // 2,500 a second, where 1,000 are done.
       const delays = yield* delaysOfOther(25, 25, 1)
       assert.isAtMost(delays[Math.floor(delays.length * 0.99)]!, 5 * stepMillis)
@@ -84,8 +84,8 @@ describe("a shard whose transactions are slow", () => {
       const shards = yield* MemoryShards
       const metrics = yield* Metrics
       yield* worker
-      yield* shards.setDelay(0, 400)
-      yield* shards.setDelay(1, 400)
+      yield* shards.setDelay("a", 400)
+      yield* shards.setDelay("b", 400)
       yield* delaysOfOther(4, 100, 100)
       for (const shard of ["a", "b"]) {
         assert.strictEqual(yield* metrics.value("parked_total", { shard, kind: "appends" }), 0)
@@ -103,25 +103,25 @@ describe("a lane's outage", () => {
       const broker = yield* MemoryBroker
       const shards = yield* MemoryShards
       yield* worker
-      yield* shards.setState(0, "down")
-      yield* broker.publishAppend(JSON.stringify({ id: yield* idOf(0), log: "x" }))
+      yield* shards.setState("a", "down")
+      yield* broker.publishAppend(JSON.stringify({ id: yield* idOf("a"), log: "x" }))
       yield* TestClock.adjust("1 minute")
       assert.lengthOf(said(), 1)
-      yield* shards.setState(0, "full")
+      yield* shards.setState("a", "full")
       yield* TestClock.adjust("1 minute")
-      yield* shards.setState(0, "down")
+      yield* shards.setState("a", "down")
       yield* TestClock.adjust("1 minute")
       assert.lengthOf(said(), 2)
       assert.include(said()[1], "53100")
-      yield* shards.setState(0, "up")
+      yield* shards.setState("a", "up")
       yield* TestClock.adjust("1 minute")
       assert.strictEqual(broker.unsettled(), 0)
       assert.strictEqual(logged.filter((line) => line.includes("shard a: back")).length, 1)
-      yield* shards.setState(0, "down")
-      yield* broker.publishAppend(JSON.stringify({ id: yield* idOf(0), log: "y" }))
+      yield* shards.setState("a", "down")
+      yield* broker.publishAppend(JSON.stringify({ id: yield* idOf("a"), log: "y" }))
       yield* TestClock.adjust("1 minute")
       assert.lengthOf(said(), 3)
-      yield* shards.setState(0, "up")
+      yield* shards.setState("a", "up")
       yield* TestClock.adjust("1 minute")
     }).pipe(Effect.scoped, Effect.provide(Layer.mergeAll(world, logger)))
   })

@@ -139,7 +139,7 @@ describe("traces in memory", () => {
         const broker = yield* MemoryBroker
         const shards = yield* MemoryShards
         yield* worker
-        yield* shards.setState(0, "down")
+        yield* shards.setState("a", "down")
         yield* broker.publishAppend(`{"id":1,"log":"x"}`, { traceparent: sender("01") })
         yield* TestClock.adjust("1 hour")
         const failed = named("append batch")
@@ -149,7 +149,7 @@ describe("traces in memory", () => {
           assert.isTrue(span.status._tag === "Ended" && span.status.exit._tag === "Failure")
         }
         assert.lengthOf(named("process logs"), 0)
-        yield* shards.setState(0, "up")
+        yield* shards.setState("a", "up")
         yield* TestClock.adjust("1 minute")
         assert.deepStrictEqual(settlements(), ["ack"])
         // Not one for each attempt of an outage.
@@ -163,14 +163,14 @@ describe("traces in memory", () => {
       const broker = yield* MemoryBroker
       const shards = yield* MemoryShards
       const first = yield* worker
-      yield* shards.setState(0, "down")
+      yield* shards.setState("a", "down")
       yield* broker.publishAppend(`{"id":1,"log":"x"}`, { traceparent: sender("01") })
       yield* TestClock.adjust("1 second")
       const stopping = yield* Effect.forkChild(Fiber.interrupt(first))
       yield* TestClock.adjust("6 seconds")
       yield* Fiber.join(stopping)
       assert.deepStrictEqual(settlements(), ["nak"])
-      yield* shards.setState(0, "up")
+      yield* shards.setState("a", "up")
       yield* worker
       yield* TestClock.adjust("1 second")
       assert.deepStrictEqual(settlements(), ["nak", "ack"])

@@ -311,8 +311,8 @@ export const publishInSequence = (connection: NatsConnection, bodies: Iterable<s
     await connection.flush()
   })
 
-/** Ids from `first` on that live on the shard of this index. */
-export const idsOn = Effect.fnUntraced(function* (shard: number, first: number, count: number) {
+/** Ids from `first` on that live on the shard of this name. */
+export const idsOn = Effect.fnUntraced(function* (shard: string, first: number, count: number) {
   const { shards } = yield* PostgresServers
   const ring = yield* HashRing.make(shards.map(({ name }) => ({ name, weight: 1 })))
   return Array.from({ length: count * 10 }, (_, i) => first + i)

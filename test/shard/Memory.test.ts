@@ -11,10 +11,10 @@ describe("MemoryShards", () => {
     Effect.gen(function* () {
       const pool = yield* ShardPool
       const shards = yield* MemoryShards
-      yield* shards.setState(0, "down")
-      const error = yield* Effect.flip(pool.append(0, [entry(freshId(), 1)]))
+      yield* shards.setState("a", "down")
+      const error = yield* Effect.flip(pool.append("a", [entry(freshId(), 1)]))
       assert.strictEqual(error._tag, "ShardUnavailable")
-      assert.strictEqual((yield* pool.append(1, [entry(freshId(), 1)])).length, 1)
+      assert.strictEqual((yield* pool.append("b", [entry(freshId(), 1)])).length, 1)
       assert.deepStrictEqual(
         (yield* pool.health).map((at) => at.ok),
         [false, true],
@@ -27,17 +27,17 @@ describe("MemoryShards", () => {
       const pool = yield* ShardPool
       const shards = yield* MemoryShards
       const objectId = freshId()
-      yield* shards.setState(0, "hang")
-      const fiber = yield* Effect.forkChild(pool.append(0, [entry(objectId, 1)]))
-      yield* shards.awaitUse(0)
+      yield* shards.setState("a", "hang")
+      const fiber = yield* Effect.forkChild(pool.append("a", [entry(objectId, 1)]))
+      yield* shards.awaitUse("a")
       assert.deepStrictEqual(pool.usage(), [
         { shard: "a", append: { inUse: 1, waiting: 0 }, read: { inUse: 0, waiting: 0 } },
       ])
-      assert.deepStrictEqual(yield* shards.entries(0, objectId), [])
-      yield* shards.setState(0, "up")
+      assert.deepStrictEqual(yield* shards.entries("a", objectId), [])
+      yield* shards.setState("a", "up")
       yield* Fiber.join(fiber)
-      assert.deepStrictEqual(yield* shards.entries(0, objectId), yield* pool.readPage(0, everything(objectId)))
-      assert.deepStrictEqual(yield* shards.batches(0), [1])
+      assert.deepStrictEqual(yield* shards.entries("a", objectId), yield* pool.readPage("a", everything(objectId)))
+      assert.deepStrictEqual(yield* shards.batches("a"), [1])
     }).pipe(Effect.provide(layerMemory(["a"]))),
   )
 
@@ -45,12 +45,12 @@ describe("MemoryShards", () => {
     Effect.gen(function* () {
       const pool = yield* ShardPool
       const shards = yield* MemoryShards
-      yield* shards.reject(0, (log) => log === "poison")
+      yield* shards.reject("a", (log) => log === "poison")
       const objectId = freshId()
-      const error = yield* Effect.flip(pool.append(0, [entry(objectId, 1), entry(objectId, 2, { log: "poison" })]))
+      const error = yield* Effect.flip(pool.append("a", [entry(objectId, 1), entry(objectId, 2, { log: "poison" })]))
       assert.strictEqual(error._tag, "BatchRejected")
-      assert.strictEqual(yield* count(0, objectId), 0)
-      assert.deepStrictEqual(yield* shards.objects(0), [])
+      assert.strictEqual(yield* count("a", objectId), 0)
+      assert.deepStrictEqual(yield* shards.objects("a"), [])
     }).pipe(Effect.provide(layerMemory(["a"]))),
   )
 })

@@ -9,7 +9,7 @@ import { ShardPoolLive } from "../../src/shard/ShardPoolLive.ts"
 import { TestPostgres } from "../../bench/servers/privateServers.ts"
 import { toColumn } from "../../src/contract/ObjectId.ts"
 import { clientOf, twoShards } from "./livePostgres.ts"
-import { countIn, entry, everything, freshId, id, shardPoolContract } from "./shardPoolContract.ts"
+import { append, countIn, entry, everything, freshId, id, shardPoolContract } from "./shardPoolContract.ts"
 
 const servers = TestPostgres.layer(2)
 
@@ -80,7 +80,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
           for (let round = 0; round < 20; round++) {
             const order = appender % 2 === 0 ? ids : ids.toReversed()
             yield* pools[appender % 4]!.append(
-              0,
+              "a",
               order
                 .filter((_, index) => (index + round) % 3 !== appender % 3)
                 .map((objectId) => entry(objectId, ++seq)),
@@ -91,7 +91,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
       )
       let total = 0
       for (const objectId of ids) {
-        const log = yield* pool.readPage(0, everything(objectId, { order: "position" }))
+        const log = yield* pool.readPage("a", everything(objectId, { order: "position" }))
         assert.deepStrictEqual(
           log.map((at) => at.position),
           log.map((_, index) => index + 1),
@@ -108,10 +108,10 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
       const sql = yield* clientOf(shards[0]!)
       const id = freshId()
       yield* sql`select pg_advisory_lock(${gate})`
-      yield* pool.append(0, [entry(id, 20)])
-      const [late] = yield* pool.append(0, [entry(id, 10)])
+      yield* pool.append("a", [entry(id, 20)])
+      const [late] = yield* append(pool, "a", [entry(id, 10)])
       assert.strictEqual(late!.position, 2)
-      const queued = yield* Effect.forkChild(pool.append(0, [entry(id, 30)]))
+      const queued = yield* Effect.forkChild(append(pool, "a", [entry(id, 30)]))
       yield* sql`select 1 from pg_locks where locktype = 'advisory' and not granted`.pipe(
         Effect.repeat({ until: (rows) => rows.length > 0, schedule: Schedule.spaced("20 millis") }),
         Effect.timeout("5 seconds"),
@@ -142,17 +142,17 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
     Effect.gen(function* () {
       const { pool, servers } = yield* started
       const objectId = freshId()
-      yield* pool.append(0, [entry(objectId, 1)])
+      yield* pool.append("a", [entry(objectId, 1)])
       yield* servers[0].stop
-      assert.strictEqual((yield* Effect.flip(pool.append(0, [entry(objectId, 2)])))._tag, "ShardUnavailable")
-      assert.strictEqual((yield* Effect.flip(pool.readPage(0, everything(objectId))))._tag, "ShardUnavailable")
-      assert.strictEqual((yield* pool.append(1, [entry(objectId, 1)])).length, 1)
+      assert.strictEqual((yield* Effect.flip(pool.append("a", [entry(objectId, 2)])))._tag, "ShardUnavailable")
+      assert.strictEqual((yield* Effect.flip(pool.readPage("a", everything(objectId))))._tag, "ShardUnavailable")
+      assert.strictEqual((yield* pool.append("b", [entry(objectId, 1)])).length, 1)
       assert.deepStrictEqual(
         (yield* pool.health).map((at) => at.ok),
         [false, true],
       )
       yield* servers[0].start
-      const [placed] = yield* pool.append(0, [entry(objectId, 2)]).pipe(Effect.retry(Schedule.recurs(20)))
+      const [placed] = yield* append(pool, "a", [entry(objectId, 2)]).pipe(Effect.retry(Schedule.recurs(20)))
       assert.strictEqual(placed!.position, 2)
     }),
   )
@@ -163,10 +163,10 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
       yield* servers[1].stop
       const pool = yield* Effect.provide(ShardPool, yield* Layer.build(Layer.fresh(poolOf(shards))))
       const objectId = freshId()
-      assert.strictEqual((yield* pool.append(0, [entry(objectId, 1)])).length, 1)
-      assert.strictEqual((yield* Effect.flip(pool.append(1, [entry(objectId, 1)])))._tag, "ShardUnavailable")
+      assert.strictEqual((yield* pool.append("a", [entry(objectId, 1)])).length, 1)
+      assert.strictEqual((yield* Effect.flip(pool.append("b", [entry(objectId, 1)])))._tag, "ShardUnavailable")
       yield* servers[1].start
-      assert.strictEqual((yield* pool.append(1, [entry(objectId, 1)])).length, 1)
+      assert.strictEqual((yield* pool.append("b", [entry(objectId, 1)])).length, 1)
     }),
   )
 
@@ -185,8 +185,8 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
       const held = yield* sql.withTransaction(
         Effect.gen(function* () {
           yield* sql`lock table objects in access exclusive mode`
-          const appends = yield* atOnce(3, (n) => pool.append(0, [entry(freshId(), n)]))
-          const reads = yield* atOnce(11, () => countIn(pool, 0, freshId()))
+          const appends = yield* atOnce(3, (n) => pool.append("a", [entry(freshId(), n)]))
+          const reads = yield* atOnce(11, () => countIn(pool, "a", freshId()))
           yield* Effect.sync(pool.usage).pipe(
             Effect.repeat({ until: ([a]) => a!.read.waiting === 3, schedule: Schedule.spaced("10 millis") }),
             Effect.timeout("5 seconds"),
@@ -225,9 +225,9 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
       yield* sql`insert into entries values (7, 1, 1, 1, 'log', false, null)`
       yield* sql`select pg_advisory_lock(7)`
       const held = { ...everything(freshId()), id: id(7) }
-      const reads = yield* Effect.forEach(Array.from({ length: 12 }), () => Effect.forkChild(pool.readPage(0, held)))
+      const reads = yield* Effect.forEach(Array.from({ length: 12 }), () => Effect.forkChild(pool.readPage("a", held)))
       yield* isReached(8)
-      yield* pool.append(0, [entry(freshId(), 1)])
+      yield* pool.append("a", [entry(freshId(), 1)])
       assert.isTrue((yield* pool.health)[0]!.ok)
       yield* sql`select pg_advisory_unlock(7)`
       yield* Fiber.joinAll(reads)
@@ -235,10 +235,10 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
       yield* sql`alter table objects add check (held(id))`
       yield* sql`select pg_advisory_lock(7)`
       const appends = yield* Effect.forEach(Array.from({ length: 3 }), (_, n) =>
-        Effect.forkChild(pool.append(0, [entry(id(7), n + 2)])),
+        Effect.forkChild(pool.append("a", [entry(id(7), n + 2)])),
       )
       yield* isReached(1)
-      assert.strictEqual(yield* countIn(pool, 0, freshId()), 0)
+      assert.strictEqual(yield* countIn(pool, "a", freshId()), 0)
       assert.isTrue((yield* pool.health)[0]!.ok)
       yield* sql`select pg_advisory_unlock(7)`
       yield* Fiber.joinAll(appends)
@@ -256,10 +256,10 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
       yield* sql`
         create trigger suicide before insert on log_entries for each row when (new.log = 'die') execute function suicide()`
       const objectId = freshId()
-      const exit = yield* Effect.exit(pool.append(0, [entry(objectId, 1, { log: "die" })]))
+      const exit = yield* Effect.exit(pool.append("a", [entry(objectId, 1, { log: "die" })]))
       assert.isTrue(Exit.isFailure(exit) && !Cause.hasDies(exit.cause))
       assert.strictEqual(Exit.isFailure(exit) ? Cause.squash(exit.cause)?.constructor.name : "", "ShardUnavailable")
-      assert.strictEqual((yield* pool.append(0, [entry(objectId, 2)]))[0]!.position, 1)
+      assert.strictEqual((yield* append(pool, "a", [entry(objectId, 2)]))[0]!.position, 1)
     }),
   )
 
@@ -273,9 +273,9 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
       yield* sql`
         create trigger poison before insert on log_entries for each row when (new.log = 'poison') execute function poison()`
       const objectId = freshId()
-      const error = yield* Effect.flip(pool.append(0, [entry(objectId, 1), entry(objectId, 2, { log: "poison" })]))
+      const error = yield* Effect.flip(pool.append("a", [entry(objectId, 1), entry(objectId, 2, { log: "poison" })]))
       assert.isTrue(error._tag === "BatchRejected" && error.sqlState === "22000" && error.message.includes("poisoned"))
-      assert.strictEqual(yield* countIn(pool, 0, objectId), 0)
+      assert.strictEqual(yield* countIn(pool, "a", objectId), 0)
     }),
   )
 
@@ -302,10 +302,10 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
       const { pool, shards } = yield* started
       const sql = yield* clientOf(shards[0]!)
       const [lost, kept] = [freshId(), freshId()]
-      yield* pool.append(0, [entry(lost, 1), entry(kept, 2)])
+      yield* pool.append("a", [entry(lost, 1), entry(kept, 2)])
       yield* sql`delete from log_entries where object_id = ${toColumn(lost)}`
       yield* sql`delete from objects where id = ${toColumn(lost)}`
-      const placed = yield* pool.append(0, [entry(lost, 3), entry(kept, 4)])
+      const placed = yield* append(pool, "a", [entry(lost, 3), entry(kept, 4)])
       assert.deepStrictEqual(
         placed.map(({ position }) => position),
         [1, 2],
@@ -330,7 +330,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
           yield* sql`
             insert into log_entries select 7, n, n, n, 'log ' || n, false, null from generate_series(1::bigint, 200000) n`
           const read = yield* Effect.forEach(["asc", "desc", "position"] as const, (order) =>
-            pool.readPage(0, {
+            pool.readPage("a", {
               ...everything(freshId(), { order, maxEntries: 2, upTo: 200_000 }),
               id: 7n as never,
               after: order === "position" ? { position: 100_000 } : { timestamp: 100_000n, seq: 100_000 },
@@ -361,14 +361,14 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
       const [shard] = yield* used((pool, sql) =>
         Effect.gen(function* () {
           yield* pool.append(
-            0,
+            "a",
             ids.map((id, index) => entry(id, 1 + index, { messageId: "m" })),
           )
           yield* sql`analyze log_entries`
-          const first = yield* pool.append(0, log)
+          const first = yield* pool.append("a", log)
           assert.deepStrictEqual(
             yield* pool.append(
-              0,
+              "a",
               log.map((each) => ({ ...each, redelivered: true })),
             ),
             first,
@@ -388,12 +388,12 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
       const id = freshId()
       const [shard] = yield* used((pool) =>
         Effect.gen(function* () {
-          yield* pool.append(0, [entry(id, 1_000, { messageId: "m" })])
+          yield* pool.append("a", [entry(id, 1_000, { messageId: "m" })])
           yield* pool.append(
-            0,
+            "a",
             Array.from({ length: 500 }, (_, index) => entry(id, index)),
           )
-          yield* pool.append(0, [entry(id, 1_001, { messageId: "m" })])
+          yield* pool.append("a", [entry(id, 1_001, { messageId: "m" })])
         }),
       )
       const { message_id, pkey } = yield* indexUse(shard)
@@ -407,9 +407,9 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
       const log = Array.from({ length: 1_000 }, (_, index) => entry(id, index))
       const [shard] = yield* used((pool) =>
         Effect.gen(function* () {
-          const first = yield* pool.append(0, log)
+          const first = yield* pool.append("a", log)
           for (let from = 0; from < log.length; from += 100) {
-            assert.deepStrictEqual(yield* pool.append(0, log.slice(from, from + 100)), first.slice(from, from + 100))
+            assert.deepStrictEqual(yield* pool.append("a", log.slice(from, from + 100)), first.slice(from, from + 100))
           }
         }),
       )

@@ -21,8 +21,8 @@ const started = Effect.gen(function* () {
   const pool = yield* poolOn([{ ...shard, port: proxy.port }])
   const id = freshId()
   let seq = 0
-  const append = Effect.suspend(() => pool.append(0, [entry(id, ++seq)]))
-  const read = pool.readPage(0, everything(id))
+  const append = Effect.suspend(() => pool.append("a", [entry(id, ++seq)]))
+  const read = pool.readPage("a", everything(id))
   const health = Effect.map(pool.health, ([at]) => at!)
   yield* append
   yield* read

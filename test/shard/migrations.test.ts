@@ -4,7 +4,7 @@ import { Effect } from "effect"
 import { migrate, schemaVersion } from "../../src/shard/migrations.ts"
 import { TestPostgres } from "../../bench/servers/privateServers.ts"
 import { clientOf, oneShard, oneShardWith, poolOn } from "./livePostgres.ts"
-import { countIn, entry, id } from "./shardPoolContract.ts"
+import { append, countIn, entry, id } from "./shardPoolContract.ts"
 
 const place = { name: "a", address: "a.db" }
 
@@ -15,7 +15,7 @@ layer(TestPostgres.layer(1), { excludeTestServices: true, timeout: "60 seconds" 
         const shard = yield* oneShard
         yield* migrate(yield* clientOf(shard), place, version)
         const pool = yield* poolOn([shard])
-        assert.strictEqual((yield* pool.append(0, [entry(id(1), 1)]))[0]!.position, 1)
+        assert.strictEqual((yield* append(pool, "a", [entry(id(1), 1)]))[0]!.position, 1)
       }
     }).pipe(Effect.scoped),
   )
@@ -54,15 +54,16 @@ layer(TestPostgres.layer(1), { excludeTestServices: true, timeout: "60 seconds" 
       yield* after`update objects set entries = 402, last_timestamp = 402`
 
       const pool = yield* poolOn([shard])
-      const placed = yield* pool.append(
-        0,
+      const placed = yield* append(
+        pool,
+        "a",
         ids.map((messageId, n) => entry(id(7), 1_000 + n, { messageId })),
       )
       assert.deepStrictEqual(
-        placed.map(({ duplicate, position }) => ({ duplicate, position })),
-        ids.map((_, n) => ({ duplicate: true, position: n + 1 })),
+        placed.map(({ _tag, position }) => ({ _tag, position })),
+        ids.map((_, n) => ({ _tag: "Duplicate", position: n + 1 })),
       )
-      assert.strictEqual(yield* countIn(pool, 0, id(7)), 402)
+      assert.strictEqual(yield* countIn(pool, "a", id(7)), 402)
     }).pipe(Effect.scoped),
   )
 

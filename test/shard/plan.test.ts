@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
-import { compareStamps, type NewEntry } from "../../src/contract/LogEntry.ts"
-import { type Existing, type Head, identityKey, messageKey, planAppend } from "../../src/shard/plan.ts"
+import { compareStamps, type NewEntry, type Place } from "../../src/contract/LogEntry.ts"
+import { type Head, identityKey, messageKey, planAppend } from "../../src/shard/plan.ts"
 import { entry, id } from "./shardPoolContract.ts"
 
 /** Small ranges, so that repetitions of every kind are frequent. */
@@ -21,8 +21,8 @@ const toEntry = (item: typeof Item.Type): NewEntry =>
 /** Applies batches one after another, as a database would. */
 const apply = (batches: ReadonlyArray<ReadonlyArray<NewEntry>>) => {
   const heads = new Map<NewEntry["id"], Head>([1, 2, 3].map((n) => [id(n), { entries: 0, lastTimestamp: -1n }]))
-  const byIdentity = new Map<string, Existing>()
-  const byMessageId = new Map<string, Existing>()
+  const byIdentity = new Map<string, Place>()
+  const byMessageId = new Map<string, Place>()
   const stored: Array<{ readonly entry: NewEntry; readonly position: number }> = []
   const plans = batches.map((batch) => {
     const plan = planAppend(batch, heads, byIdentity, byMessageId)
@@ -61,8 +61,8 @@ describe("planAppend", () => {
     const heads = new Map([[id(1), { entries: 5, lastTimestamp: other.timestamp }]])
     const plan = planAppend([known, other], heads, new Map(), new Map([[messageKey(id(1), "m"), existing]]))
     assert.deepStrictEqual(plan.placed, [
-      { ...existing, duplicate: false },
-      { ...existing, duplicate: true },
+      { _tag: "Stored", ...existing },
+      { _tag: "Duplicate", ...existing },
     ])
     assert.lengthOf(plan.inserts, 0)
   })
@@ -72,7 +72,7 @@ describe("planAppend", () => {
     apply(batches).plans.forEach(({ inserts, placed }, index) => {
       assert.strictEqual(placed.length, batches[index]!.length)
       placed.forEach((at, place) => {
-        if (!at.duplicate) assert.strictEqual(compareStamps(at, batches[index]![place]!), 0)
+        if (at._tag === "Stored") assert.strictEqual(compareStamps(at, batches[index]![place]!), 0)
       })
       for (let i = 1; i < inserts.length; i++) {
         assert.isBelow(compareStamps(inserts[i - 1]!.entry, inserts[i]!.entry), 1)

@@ -22,8 +22,8 @@ layer(TestPostgres.layer(1), { excludeTestServices: true, timeout: "60 seconds" 
           return new; end $$`
       yield* sql`create trigger tell before insert on log_entries for each row execute function tell()`
       const id = freshId()
-      yield* pool.append(0, [entry(id, 1)])
-      assert.lengthOf(yield* pool.readPage(0, everything(id)), 1)
+      yield* pool.append("a", [entry(id, 1)])
+      assert.lengthOf(yield* pool.readPage("a", everything(id)), 1)
       assert.isTrue((yield* pool.health)[0]!.ok)
       assert.deepStrictEqual(yield* sql`select * from seen`, [{ lock: "5s", statement: "30s", idle: "10s" }])
     }).pipe(Effect.scoped),

@@ -63,10 +63,10 @@ layer(TestPostgres.layer(1), { excludeTestServices: true, timeout: "60 seconds" 
           yield* sql`grant ${sql.literal(`${rights.join(", ")} on ${on}`)} to worker`
         const pool = yield* poolOn([worker], false)
         const id = freshId()
-        yield* pool.append(0, [entry(id, 1, { messageId: "m" })])
-        yield* pool.append(0, [entry(id, 1, { messageId: "m", redelivered: true })])
-        assert.lengthOf(yield* pool.readPage(0, everything(id)), 1)
-        assert.strictEqual(yield* countIn(pool, 0, id), 1)
+        yield* pool.append("a", [entry(id, 1, { messageId: "m" })])
+        yield* pool.append("a", [entry(id, 1, { messageId: "m", redelivered: true })])
+        assert.lengthOf(yield* pool.readPage("a", everything(id)), 1)
+        assert.strictEqual(yield* countIn(pool, "a", id), 1)
         assert.deepStrictEqual(yield* pool.health, [{ shard: "a", ok: true, reason: undefined }])
         for (const { on, rights } of documented) {
           for (const right of rights) {

@@ -39,16 +39,25 @@ export const everything = (objectId: ObjectId, fields: Partial<PageQuery> = {}):
 })
 
 /** How many entries an object has. */
-export const countIn = (pool: ShardPool["Service"], shard: number, objectId: ObjectId) =>
+export const countIn = (pool: ShardPool["Service"], shard: string, objectId: ObjectId) =>
   Effect.map(
     pool.readFirstPages(shard, { order: "asc", maxBytes: 1, reads: [everything(objectId)] }),
     ([page]) => page!.upTo,
   )
 
-export const count = (shard: number, objectId: ObjectId) => ShardPool.use((pool) => countIn(pool, shard, objectId))
+export const count = (shard: string, objectId: ObjectId) => ShardPool.use((pool) => countIn(pool, shard, objectId))
 
-const firstPage = (shard: number, { maxBytes, order, ...read }: PageQuery) =>
+const firstPage = (shard: string, { maxBytes, order, ...read }: PageQuery) =>
   ShardPool.use((pool) => Effect.map(pool.readFirstPages(shard, { order, maxBytes, reads: [read] }), ([page]) => page!))
+
+/** Appends what nothing rejects. */
+export const append = (pool: ShardPool["Service"], shard: string, batch: ReadonlyArray<NewEntry>) =>
+  Effect.map(pool.append(shard, batch), (outcomes) =>
+    outcomes.map((outcome) => {
+      if (outcome._tag === "Rejected") throw new Error(`rejected: ${outcome.sqlState}`)
+      return outcome
+    }),
+  )
 
 const positions = (placed: ReadonlyArray<Placed | LogEntry>) => placed.map((at) => at.position)
 const seqs = (placed: ReadonlyArray<Placed | LogEntry>) => placed.map((at) => at.seq)
@@ -78,7 +87,8 @@ class Model {
       const position = first?.position ?? this.of(added.id).length + 1
       if (first === undefined) this.entries.push({ ...added, position })
       const { seq, timestamp } = first ?? added
-      placed.set(added, { position, seq, timestamp, duplicate: same === undefined && twin !== undefined })
+      const tag = same === undefined && twin !== undefined ? "Duplicate" : "Stored"
+      placed.set(added, { _tag: tag, position, seq, timestamp })
     }
     return batch.map((added) => placed.get(added)!)
   }
@@ -96,7 +106,7 @@ const readAll = Effect.fnUntraced(function* (query: PageQuery) {
   const all: Array<LogEntry> = []
   let { after } = query
   while (true) {
-    const page = yield* pool.readPage(0, { ...query, after })
+    const page = yield* pool.readPage("a", { ...query, after })
     if (page.length === 0) return all
     all.push(...page)
     const last = page.at(-1)!
@@ -108,31 +118,32 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
   layer(pool, { excludeTestServices: true, timeout: "60 seconds" })(`${name}: contract`, (it) => {
     it.effect("gives positions 1 … n without gaps, for each object", () =>
       Effect.gen(function* () {
-        const { append } = yield* ShardPool
+        const pool = yield* ShardPool
         const [a, b] = [freshId(), freshId()]
-        const placed = yield* append(0, [entry(a, 1), entry(b, 2), entry(a, 3), entry(b, 4), entry(a, 5)])
+        const placed = yield* append(pool, "a", [entry(a, 1), entry(b, 2), entry(a, 3), entry(b, 4), entry(a, 5)])
         assert.deepStrictEqual(positions(placed), [1, 1, 2, 2, 3])
-        assert.deepStrictEqual(positions(yield* append(0, [entry(a, 6), entry(b, 7)])), [4, 3])
-        assert.strictEqual(yield* count(0, a), 4)
-        assert.strictEqual(yield* count(0, freshId()), 0)
-        assert.strictEqual(yield* count(1, a), 0)
-        assert.deepStrictEqual(yield* append(0, []), [])
+        assert.deepStrictEqual(positions(yield* append(pool, "a", [entry(a, 6), entry(b, 7)])), [4, 3])
+        assert.strictEqual(yield* count("a", a), 4)
+        assert.strictEqual(yield* count("a", freshId()), 0)
+        assert.strictEqual(yield* count("b", a), 0)
+        assert.deepStrictEqual(yield* append(pool, "a", []), [])
       }),
     )
 
     it.effect("reads the longest log that is ever accepted, whatever it is made of", () =>
       Effect.gen(function* () {
-        const { append, readPage } = yield* ShardPool
+        const pool = yield* ShardPool
+        const { readPage } = pool
         const longest = logMaxBytes(Infinity)
         for (const unit of ["a", "\u0000"]) {
           const a = freshId()
           const bytes = jsonBytes(unit) - 2
           const log = unit.repeat(Math.floor((longest - 2) / bytes))
-          yield* append(0, [entry(a, 1, { log })])
-          yield* append(0, [entry(a, 2)])
+          yield* append(pool, "a", [entry(a, 1, { log })])
+          yield* append(pool, "a", [entry(a, 2)])
           for (const { entries } of [
-            yield* firstPage(0, everything(a)),
-            { entries: yield* readPage(0, everything(a)) },
+            yield* firstPage("a", everything(a)),
+            { entries: yield* readPage("a", everything(a)) },
           ]) {
             assert.deepStrictEqual(seqs(entries), [1, 2])
             assert.isTrue(entries[0]!.log === log)
@@ -143,22 +154,23 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
 
     it.effect("a first page tells how many entries there are, also where it has none of them", () =>
       Effect.gen(function* () {
-        const { append, readPage } = yield* ShardPool
+        const pool = yield* ShardPool
+        const { readPage } = pool
         const [a, b] = [freshId(), freshId()]
-        yield* append(0, [entry(a, 3), entry(a, 1), entry(b, 9)])
-        yield* append(0, [entry(a, 2)])
+        yield* append(pool, "a", [entry(a, 3), entry(a, 1), entry(b, 9)])
+        yield* append(pool, "a", [entry(a, 2)])
         for (const order of ["asc", "desc", "position"] as const) {
-          const whole = yield* firstPage(0, everything(a, { order }))
+          const whole = yield* firstPage("a", everything(a, { order }))
           assert.deepStrictEqual(
             [whole.upTo, seqs(whole.entries)],
             [3, order === "asc" ? [1, 2, 3] : order === "desc" ? [3, 2, 1] : [1, 3, 2]],
           )
-          assert.deepStrictEqual(whole.entries, yield* readPage(0, everything(a, { order })))
-          const cut = yield* firstPage(0, everything(a, { order, maxEntries: 1 }))
+          assert.deepStrictEqual(whole.entries, yield* readPage("a", everything(a, { order })))
+          const cut = yield* firstPage("a", everything(a, { order, maxEntries: 1 }))
           assert.deepStrictEqual([cut.upTo, cut.entries.length], [3, 1])
-          const none = yield* firstPage(0, everything(a, { order, from: 2n ** 62n }))
+          const none = yield* firstPage("a", everything(a, { order, from: 2n ** 62n }))
           assert.deepStrictEqual(none, { upTo: 3, entries: [], isCut: false })
-          assert.deepStrictEqual(yield* firstPage(0, everything(freshId(), { order })), {
+          assert.deepStrictEqual(yield* firstPage("a", everything(freshId(), { order })), {
             upTo: 0,
             entries: [],
             isCut: false,
@@ -169,13 +181,20 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
 
     it.effect("the first pages of several reads have one bound of bytes, and each its own other bounds", () =>
       Effect.gen(function* () {
-        const { append, readFirstPages } = yield* ShardPool
+        const pool = yield* ShardPool
+        const { readFirstPages } = pool
         const [a, b, c] = [freshId(), freshId(), freshId()]
         const log = "x".repeat(100)
-        yield* append(0, [entry(a, 1, { log }), entry(a, 2, { log }), entry(b, 3, { log }), entry(c, 4), entry(c, 5)])
+        yield* append(pool, "a", [
+          entry(a, 1, { log }),
+          entry(a, 2, { log }),
+          entry(b, 3, { log }),
+          entry(c, 4),
+          entry(c, 5),
+        ])
         const whole = (id: ObjectId, fields: Partial<PageQuery> = {}) => everything(id, fields)
         const read = (maxBytes: number) =>
-          readFirstPages(0, {
+          readFirstPages("a", {
             order: "asc",
             maxBytes,
             reads: [
@@ -209,41 +228,43 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
 
     it.effect("looks at no entry beyond the bound of a scan", () =>
       Effect.gen(function* () {
-        const { append, readPage } = yield* ShardPool
+        const pool = yield* ShardPool
+        const { readPage } = pool
         const a = freshId()
         yield* append(
-          0,
+          pool,
+          "a",
           Array.from({ length: 10 }, (_, i) => entry(a, i + 1)),
         )
         const query = everything(a, { order: "position", after: { position: 2 }, scanTo: 5 })
-        assert.deepStrictEqual(positions(yield* readPage(0, query)), [3, 4, 5])
-        assert.deepStrictEqual(positions(yield* readPage(0, { ...query, upTo: 4 })), [3, 4])
-        const first = yield* firstPage(0, query)
+        assert.deepStrictEqual(positions(yield* readPage("a", query)), [3, 4, 5])
+        assert.deepStrictEqual(positions(yield* readPage("a", { ...query, upTo: 4 })), [3, 4])
+        const first = yield* firstPage("a", query)
         assert.deepStrictEqual([first.upTo, positions(first.entries)], [10, [3, 4, 5]])
       }),
     )
 
     it.effect("gives a repeated batch the same places", () =>
       Effect.gen(function* () {
-        const { append } = yield* ShardPool
+        const pool = yield* ShardPool
         const a = freshId()
         const batch = [entry(a, 1), entry(a, 2, { messageId: "m" }), entry(a, 3)]
-        const first = yield* append(0, batch)
-        yield* append(0, [entry(a, 4)])
+        const first = yield* append(pool, "a", batch)
+        yield* append(pool, "a", [entry(a, 4)])
         // First as if all of it were new: a pool that has seen that it is not looks up whatever comes then.
         for (const redelivered of [false, true]) {
           const again = batch.map((each) => ({ ...each, redelivered }))
-          assert.deepStrictEqual(yield* append(0, again.slice(1, 2)), first.slice(1, 2))
+          assert.deepStrictEqual(yield* append(pool, "a", again.slice(1, 2)), first.slice(1, 2))
           // With a new one behind them.
-          const both = yield* append(0, [...again, entry(a, redelivered ? 6 : 5, { redelivered })])
+          const both = yield* append(pool, "a", [...again, entry(a, redelivered ? 6 : 5, { redelivered })])
           assert.deepStrictEqual(both.slice(0, 3), first)
           assert.strictEqual(both[3]!.position, redelivered ? 6 : 5)
         }
-        assert.strictEqual(yield* count(0, a), 6)
+        assert.strictEqual(yield* count("a", a), 6)
         // Overlapping with new ones, and twice in one batch.
-        const overlapping = yield* append(0, [entry(a, 3), entry(a, 7), entry(a, 7)])
+        const overlapping = yield* append(pool, "a", [entry(a, 3), entry(a, 7), entry(a, 7)])
         assert.deepStrictEqual(positions(overlapping), [3, 7, 7])
-        assert.isFalse(overlapping.some((at) => at.duplicate))
+        assert.isTrue(overlapping.every((at) => at._tag === "Stored"))
       }),
     )
 
@@ -253,60 +274,63 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
         const objectId = freshId()
         for (const [index, messageId] of ["\ufeffm\ufffd", "m\ufffd", "\ufeffm", "m", "é\u2028"].entries()) {
           const first = entry(objectId, 2 * index + 1, { messageId })
-          const [placed] = yield* pool.append(0, [first])
+          const [placed] = yield* append(pool, "a", [first])
           assert.strictEqual(placed!.position, index + 1)
           const again = entry(objectId, 2 * index + 2, { messageId })
-          assert.deepStrictEqual(yield* pool.append(0, [again]), [{ ...placed!, duplicate: true }])
+          assert.deepStrictEqual(yield* append(pool, "a", [again]), [{ ...placed!, _tag: "Duplicate" }])
         }
       }),
     )
 
     it.effect("adds one entry for a message id of an object, for ever", () =>
       Effect.gen(function* () {
-        const { append } = yield* ShardPool
+        const pool = yield* ShardPool
         const [a, b] = [freshId(), freshId()]
         const messageId = "m1"
-        const within = yield* append(0, [
+        const within = yield* append(pool, "a", [
           entry(a, 1, { messageId }),
           entry(a, 2, { messageId }),
           entry(b, 3, { messageId }),
         ])
         assert.deepStrictEqual(
-          within.map(({ duplicate, position, seq }) => [position, seq, duplicate]),
+          within.map(({ _tag, position, seq }) => [position, seq, _tag]),
           [
-            [1, 1, false],
-            [1, 1, true],
-            [1, 3, false],
+            [1, 1, "Stored"],
+            [1, 1, "Duplicate"],
+            [1, 3, "Stored"],
           ],
         )
-        const [across] = yield* append(0, [entry(a, 9, { messageId })])
-        assert.deepStrictEqual([across!.position, across!.seq, across!.duplicate], [1, 1, true])
+        const [across] = yield* append(pool, "a", [entry(a, 9, { messageId })])
+        assert.deepStrictEqual([across!.position, across!.seq, across!._tag], [1, 1, "Duplicate"])
       }),
     )
 
     it.effect("takes later stamps first, and sorts by stamp but counts by commit", () =>
       Effect.gen(function* () {
-        const { append, readPage } = yield* ShardPool
+        const pool = yield* ShardPool
+        const { readPage } = pool
         const a = freshId()
-        yield* append(0, [entry(a, 10), entry(a, 8)])
-        yield* append(0, [entry(a, 9), entry(a, 7)])
-        assert.deepStrictEqual(seqs(yield* readPage(0, everything(a))), [7, 8, 9, 10])
-        assert.deepStrictEqual(seqs(yield* readPage(0, everything(a, { order: "desc" }))), [10, 9, 8, 7])
-        assert.deepStrictEqual(seqs(yield* readPage(0, everything(a, { order: "position" }))), [8, 10, 7, 9])
+        yield* append(pool, "a", [entry(a, 10), entry(a, 8)])
+        yield* append(pool, "a", [entry(a, 9), entry(a, 7)])
+        assert.deepStrictEqual(seqs(yield* readPage("a", everything(a))), [7, 8, 9, 10])
+        assert.deepStrictEqual(seqs(yield* readPage("a", everything(a, { order: "desc" }))), [10, 9, 8, 7])
+        assert.deepStrictEqual(seqs(yield* readPage("a", everything(a, { order: "position" }))), [8, 10, 7, 9])
       }),
     )
 
     it.effect("keeps ids exact over the whole range", () =>
       Effect.gen(function* () {
-        const { append, readPage } = yield* ShardPool
+        const pool = yield* ShardPool
+        const { readPage } = pool
         const ids = [0n, 2n ** 53n + 1n, 2n ** 53n, 2n ** 63n, 2n ** 63n - 1n, 2n ** 64n - 1n].map(id)
         yield* append(
-          0,
+          pool,
+          "a",
           ids.map((value, index) => entry(value, index + 1, { log: String(value) })),
         )
         for (const value of ids) {
           assert.deepStrictEqual(
-            (yield* readPage(0, everything(value))).map((at) => at.log),
+            (yield* readPage("a", everything(value))).map((at) => at.log),
             [String(value)],
           )
         }
@@ -315,7 +339,8 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
 
     it.effect("returns every text character for character", () =>
       Effect.gen(function* () {
-        const { append, readPage } = yield* ShardPool
+        const pool = yield* ShardPool
+        const { readPage } = pool
         const a = freshId()
         const logs = [
           "",
@@ -330,11 +355,12 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
           "x".repeat(900 * 1024),
         ]
         yield* append(
-          0,
+          pool,
+          "a",
           logs.map((log, index) => entry(a, index + 1, { log })),
         )
         assert.deepStrictEqual(
-          (yield* readPage(0, everything(a))).map((at) => at.log),
+          (yield* readPage("a", everything(a))).map((at) => at.log),
           logs,
         )
       }),
@@ -342,14 +368,16 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
 
     it.effect("bounds pages by entries, bytes, time, position and cursor", () =>
       Effect.gen(function* () {
-        const { append, readPage } = yield* ShardPool
+        const pool = yield* ShardPool
+        const { readPage } = pool
         const a = freshId()
         const stamp = (seq: number) => BigInt(Math.ceil(seq / 2)) * 1_000n
         yield* append(
-          0,
+          pool,
+          "a",
           upTo(10).map((seq) => entry(a, seq, { timestamp: stamp(seq), log: "x".repeat(100) })),
         )
-        const read = (fields: Partial<PageQuery>) => Effect.map(readPage(0, everything(a, fields)), seqs)
+        const read = (fields: Partial<PageQuery>) => Effect.map(readPage("a", everything(a, fields)), seqs)
         assert.deepStrictEqual(yield* read({ maxEntries: 3 }), [1, 2, 3])
         assert.deepStrictEqual(yield* read({ maxBytes: 1 }), [1])
         assert.deepStrictEqual(yield* read({ maxBytes: 200 }), [1, 2])
@@ -375,7 +403,7 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
 
     it.effect("agrees with the model on random batches with repetitions", () =>
       Effect.gen(function* () {
-        const { append } = yield* ShardPool
+        const pool = yield* ShardPool
         const below = random(42)
         const ids = Array.from({ length: 5 }, freshId)
         const model = new Model()
@@ -395,7 +423,7 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
             return added
           })
           const expected = model.append(batch)
-          assert.deepStrictEqual(yield* append(0, batch), expected)
+          assert.deepStrictEqual(yield* append(pool, "a", batch), expected)
         }
         for (const objectId of ids) {
           const stored = model.of(objectId)
@@ -411,9 +439,10 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
 
     it.effect("counts what is in use, and gives everything back", () =>
       Effect.gen(function* () {
-        const { append, usage } = yield* ShardPool
+        const pool = yield* ShardPool
+        const { usage } = pool
         const ids = Array.from({ length: 20 }, freshId)
-        yield* Effect.forEach(ids, (objectId) => append(0, [entry(objectId, 1)]), { concurrency: "unbounded" })
+        yield* Effect.forEach(ids, (objectId) => append(pool, "a", [entry(objectId, 1)]), { concurrency: "unbounded" })
         const none = { inUse: 0, waiting: 0 }
         assert.deepStrictEqual(usage(), [
           { shard: "a", append: none, read: none },

@@ -11,7 +11,7 @@ import { appendsAtOnce } from "../../src/shard/limits.ts"
 import { readFirstPages, readPage } from "../../src/shard/readPage.ts"
 import { sessionsOfShard } from "../../src/shard/sessions.ts"
 import { makeTransactions } from "../../src/shard/transaction.ts"
-import { ShardPool, ShardUnavailable } from "../../src/shard/ShardPool.ts"
+import { rejectedAlone, ShardPool, ShardUnavailable } from "../../src/shard/ShardPool.ts"
 import { classify, classifyRead } from "../../src/shard/transient.ts"
 import type { Process } from "./Processes.ts"
 import { Refused, type Row, type SimulatedPostgres, type Transaction } from "./SimulatedPostgres.ts"
@@ -309,14 +309,14 @@ export const makeShardPool = Effect.fnUntraced(function* (
       (sessions) => makeAppendEntries(makeTransactions(sessions)),
     ),
   )
-  const names = shards.map((shard) => shard.postgres.name)
-  const inTime = <A, E>(index: number, operation: string, run: Effect.Effect<A, E>) =>
-    Effect.timeoutOrElse(run, {
+  const indexes = new Map(shards.map((shard, index) => [shard.postgres.name, index]))
+  const inTime = <A, E>(shard: string, operation: string, run: (index: number) => Effect.Effect<A, E>) =>
+    Effect.timeoutOrElse(run(indexes.get(shard)!), {
       duration: operationTimeoutMillis,
       orElse: () =>
         Effect.fail(
           new ShardUnavailable({
-            shard: names[index]!,
+            shard,
             operation,
             reason: "timeout",
             cause: new Error("the server did not answer in time"),
@@ -324,23 +324,20 @@ export const makeShardPool = Effect.fnUntraced(function* (
         ),
     })
   return ShardPool.of({
-    append: (index, batch) =>
-      inTime(
-        index,
-        "append",
-        Effect.mapError(appends[index]!(batch), (error) => classify(names[index]!, "append", error)),
+    append: (shard, batch) =>
+      inTime(shard, "append", (index) =>
+        appends[index]!(batch).pipe(
+          Effect.mapError((error) => classify(shard, "append", error)),
+          Effect.catchTag("BatchRejected", (error) => rejectedAlone(batch.length, error)),
+        ),
       ),
-    readFirstPages: (index, query) =>
-      inTime(
-        index,
-        "read",
-        Effect.mapError(readFirstPages(clients[index]!, query), (error) => classifyRead(names[index]!, error)),
+    readFirstPages: (shard, query) =>
+      inTime(shard, "read", (index) =>
+        Effect.mapError(readFirstPages(clients[index]!, query), (error) => classifyRead(shard, error)),
       ),
-    readPage: (index, query) =>
-      inTime(
-        index,
-        "read",
-        Effect.mapError(readPage(clients[index]!, query), (error) => classifyRead(names[index]!, error)),
+    readPage: (shard, query) =>
+      inTime(shard, "read", (index) =>
+        Effect.mapError(readPage(clients[index]!, query), (error) => classifyRead(shard, error)),
       ),
     health: Effect.succeed([]),
     usage: () => [],

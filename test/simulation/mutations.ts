@@ -97,37 +97,37 @@ const editPages =
 
 /** Answers before anything is stored, with what is likely to come out; stores it later. */
 const answeredFirst = (real: Shards): Partial<Shards> => ({
-  append: (index, batch) =>
+  append: (shard, batch) =>
     Effect.gen(function* () {
       const counts = new Map<ObjectId, number>()
       const placed: Array<Placed> = []
       for (const { id, seq, timestamp } of batch) {
         const read = { id, after: undefined, from: undefined, to: undefined, scanTo: 0, maxEntries: 1 }
         const [page] = yield* Effect.catchTag(
-          real.readFirstPages(index, { order: "asc", reads: [read], maxBytes: 1 }),
+          real.readFirstPages(shard, { order: "asc", reads: [read], maxBytes: 1 }),
           "ReadRejected",
           Effect.die,
         )
         const position = (counts.get(id) ?? page!.upTo) + 1
         counts.set(id, position)
-        placed.push({ position, timestamp, seq, duplicate: false })
+        placed.push({ _tag: "Stored", position, timestamp, seq })
       }
       yield* Effect.forkDetach(
-        Effect.ignore(Effect.retry(real.append(index, batch), { schedule: Schedule.spaced("1 second"), times: 100 })),
+        Effect.ignore(Effect.retry(real.append(shard, batch), { schedule: Schedule.spaced("1 second"), times: 100 })),
       )
       return placed
     }),
 })
 
 const givesUp = (real: Shards): Partial<Shards> => {
-  const failures = new Map<number, number>()
+  const failures = new Map<string, number>()
   return {
-    append: (index, batch) =>
-      real.append(index, batch).pipe(
-        Effect.tap(() => Effect.sync(() => failures.delete(index))),
+    append: (shard, batch) =>
+      real.append(shard, batch).pipe(
+        Effect.tap(() => Effect.sync(() => failures.delete(shard))),
         Effect.catchTag("ShardUnavailable", (error) => {
-          const count = (failures.get(index) ?? 0) + 1
-          failures.set(index, count)
+          const count = (failures.get(shard) ?? 0) + 1
+          failures.set(shard, count)
           return Effect.fail(
             count < 3 ? error : new BatchRejected({ shard: error.shard, sqlState: "54000", cause: error }),
           )
@@ -139,11 +139,11 @@ const givesUp = (real: Shards): Partial<Shards> => {
 const dropsWholeBatch = (real: Shards): Partial<Shards> => {
   const dropped = new Set<NewEntry>()
   return {
-    append: (index, batch) =>
+    append: (shard, batch) =>
       Effect.suspend(() =>
         batch.some((entry) => dropped.has(entry))
           ? Effect.fail(new BatchRejected({ shard: "", sqlState: "54000", cause: new Error("in a bad batch") }))
-          : Effect.tapErrorTag(real.append(index, batch), "BatchRejected", () =>
+          : Effect.tapErrorTag(real.append(shard, batch), "BatchRejected", () =>
               Effect.sync(() => {
                 for (const entry of batch) dropped.add(entry)
               }),
@@ -155,8 +155,8 @@ const dropsWholeBatch = (real: Shards): Partial<Shards> => {
 const staleCount = (real: Shards): Partial<Shards> => {
   const known = new Map<ObjectId, number>()
   return {
-    readFirstPages: (index, query) =>
-      Effect.map(real.readFirstPages(index, query), (pages) =>
+    readFirstPages: (shard, query) =>
+      Effect.map(real.readFirstPages(shard, query), (pages) =>
         pages.map((page, at) => {
           const { id } = query.reads[at]!
           const stale = known.get(id) ?? page.upTo
@@ -168,10 +168,10 @@ const staleCount = (real: Shards): Partial<Shards> => {
 }
 
 const ownClock = (real: Shards): Partial<Shards> => ({
-  append: (index, batch) =>
+  append: (shard, batch) =>
     Effect.flatMap(Clock.currentTimeNanos, (timestamp) =>
       real.append(
-        index,
+        shard,
         batch.map((entry) => ({ ...entry, timestamp })),
       ),
     ),

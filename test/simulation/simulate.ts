@@ -92,7 +92,8 @@ const simulation = Effect.fnUntraced(function* (
   const shards = names.map(
     (name) => new SimulatedShard(new SimulatedPostgres(name, world, mutation.tables, isPoison), world),
   )
-  const shardOf = (id: bigint) => shards[ring.shardOf(id)]!.postgres
+  const shardWith = (id: bigint) => shards[names.indexOf(ring.shardOf(id))]!
+  const shardOf = (id: bigint) => shardWith(id).postgres
   const clients = new Clients(broker, new Prng(seed, 3), plan.objects, plan, shardOf)
   const services = Context.make(HashRing, ring).pipe(
     Context.merge(yield* Layer.build(Layer.merge(metricsMemory, Reactivity.layer))),
@@ -232,7 +233,7 @@ const simulation = Effect.fnUntraced(function* (
   }
   const flood = () => {
     const objectId = prng.pick(plan.objects)
-    const shard = shards[ring.shardOf(objectId)]!
+    const shard = shardWith(objectId)
     world.later(prng.below(10_000), () => {
       world.strike("shard down for a while")
       shard.stop()
