@@ -67,16 +67,10 @@ const shardUrl = (shard: EmbeddedShard) =>
 
 const path = (file: string) => fileURLToPath(new URL(file, import.meta.url))
 
-const commands: Readonly<Record<System, ReadonlyArray<string>>> = {
-  objectlog: [
-    "--max-semi-space-size=16",
-    "--heap-growing-percent=95",
-    "--max-old-space-size=512",
-    path("../src/objectlog.js"),
-    "worker",
-  ],
-  A: [path("floors/bareLoop.ts")],
-  B: [path("floors/simpleWorker.ts")],
+const commands: Readonly<Record<System, readonly [command: string, ...argv: ReadonlyArray<string>]>> = {
+  objectlog: [path("../src/objectlog.js"), "worker"],
+  A: [process.execPath, path("floors/bareLoop.ts")],
+  B: [process.execPath, path("floors/simpleWorker.ts")],
 }
 
 /** Starts a process, which has said that it is ready when this returns; it is gone with the scope. */
@@ -89,7 +83,8 @@ export const startProcess = (
 ) =>
   Effect.acquireRelease(
     Effect.callback<ChildProcess>((resume) => {
-      const child = spawn(process.execPath, [...commands[system]], {
+      const [command, ...argv] = commands[system]
+      const child = spawn(command, argv, {
         env: {
           PATH: process.env["PATH"],
           HOME: process.env["HOME"],

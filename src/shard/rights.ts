@@ -1,4 +1,4 @@
-/** The rights that a worker needs in a shard's database, and whether it has them. The README has them as grants. */
+/** The rights that a worker needs in a shard's database, and whether it has them. docs/operating.md has them as grants. */
 import type { PgClient } from "@effect/sql-pg/PgClient"
 import { Effect } from "effect"
 import type { SqlError } from "effect/sql"

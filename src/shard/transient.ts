@@ -130,7 +130,7 @@ const reasonOf = (error: SqlError.SqlError): string => {
 }
 
 /** Where more is said, for an operator. */
-const advice: Readonly<Record<string, string>> = { "42501": " (README: Rights)" }
+const advice: Readonly<Record<string, string>> = { "42501": " (docs/operating.md: Rights)" }
 
 /**
  * A cause that is only a text. The original holds statement parameters, the failing row and perhaps the configuration,

@@ -76,15 +76,7 @@ const makeWorker = Effect.fnUntraced(function* (
     const logStart = readFileSync(logFile).length
     const log = openSync(logFile, "a")
     // In a session of its own, so that Ctrl-C does not end it before the run is over.
-    const child = spawn(
-      process.execPath,
-      ["--max-semi-space-size=16", "--heap-growing-percent=95", "--max-old-space-size=512", program, "worker"],
-      {
-        env,
-        stdio: ["ignore", log, log],
-        detached: true,
-      },
-    )
+    const child = spawn(program, ["worker"], { env, stdio: ["ignore", log, log], detached: true })
     closeSync(log)
     const reaper = startReaper(child.pid!, "SIGKILL")
     child.once("exit", (code, signal) => {

@@ -6,7 +6,7 @@ import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, describe, it, layer } from "@effect/vitest"
 import { Effect, FileSystem } from "effect"
 import { spawnSync } from "node:child_process"
-import { readdirSync, readFileSync } from "node:fs"
+import { readdirSync, readFileSync, statSync } from "node:fs"
 import { fileURLToPath } from "node:url"
 import { findNatsServer } from "../../src/embedded/natsBinary.ts"
 
@@ -83,7 +83,7 @@ describe("dashboard and alerts", () => {
   it("every alert is in the runbook, and no other one", () => {
     const names = found(/- alert: (\w+)/g, alerts)
     assert.isNotEmpty(names)
-    assert.sameMembers([...found(/`(Objectlog[A-Z]\w+)`/g, read("README.md"))], [...names])
+    assert.sameMembers([...found(/`(Objectlog[A-Z]\w+)`/g, read("docs/operating.md"))], [...names])
   })
 
   const promtool = (...argv: ReadonlyArray<string>) => {
@@ -227,7 +227,7 @@ describe("what is deployed is confined", () => {
   })
 
   it("a heap fits in its container", () => {
-    const heap = Number(/--max-old-space-size=(\d+)/.exec(read("Dockerfile"))![1])
+    const heap = Number(/--max-old-space-size=(\d+)/.exec(read("src/objectlog.js"))![1])
     const limit = Number(/mem_limit: \$\{WORKER_MEMORY:-(\d+)m\}/.exec(service("docker-compose.yaml", "worker"))![1])
     assert.isAtLeast(limit, 1.5 * heap)
     const nats = service("docker-compose.yaml", "nats")
@@ -269,8 +269,19 @@ describe("image", () => {
     assert.match(read("Dockerfile"), /^ENV .*\bMETRICS_HOST=0\.0\.0\.0$/m)
   })
 
-  it("runs Node with the flags of npm start", () => {
-    const flags = found(/(--max-[a-z-]+=\d+)/g, read("package.json"))
-    assert.sameMembers([...found(/(--max-[a-z-]+=\d+)/g, read("Dockerfile"))], [...flags])
+  it("starts the program as npm does, which names Node's flags in its first line alone", () => {
+    const { scripts } = JSON.parse(read("package.json")) as { scripts: Readonly<Record<string, string>> }
+    assert.strictEqual(scripts["start"], "exec src/objectlog.js start")
+    assert.strictEqual(scripts["objectlog"], "exec src/objectlog.js")
+    assert.match(read("Dockerfile"), /^ENTRYPOINT \["\/app\/src\/objectlog\.js"\]$/m)
+    for (const file of ["package.json", "Dockerfile", "bench/Rig.ts", "test/chaos/Workers.ts"]) {
+      assert.notMatch(read(file), /--max-old-space-size|--heap-growing/, file)
+    }
+    const [first] = read("src/objectlog.js").split("\n")
+    assert.sameMembers(
+      [...found(/(--[a-z-]+)=\d+/g, first!)],
+      ["--max-old-space-size", "--max-semi-space-size", "--heap-growing-percent"],
+    )
+    assert.strictEqual(statSync(`${root}src/objectlog.js`).mode & 0o111, 0o111)
   })
 })

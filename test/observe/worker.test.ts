@@ -182,7 +182,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("a worker t
     Effect.gen(function* () {
       const { connection } = yield* ForeignClient
       const [shard] = (yield* PostgresServers).shards
-      const ids = yield* idsOn("a", 5_000, 100)
+      const ids = yield* idsOn("shard-a", 5_000, 100)
       const worker = yield* startWorkerProcess
       const answers = yield* collectAnswers(connection, "h-")
       yield* Effect.scoped(

@@ -143,8 +143,8 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("faults", (
       const [, broken] = (yield* PostgresServers).shards
       yield* startWorkerProcess
       const count = 1_500
-      const up = planAppends({ prefix: "up-", count, objects: yield* idsOn("a", 3_000, 30) })
-      const down = planAppends({ prefix: "down-", count, objects: yield* idsOn("b", 4_000, 30) })
+      const up = planAppends({ prefix: "up-", count, objects: yield* idsOn("shard-a", 3_000, 30) })
+      const down = planAppends({ prefix: "down-", count, objects: yield* idsOn("shard-b", 4_000, 30) })
       const upAnswers = yield* collectAnswers(connection, "up-")
       const downAnswers = yield* collectAnswers(connection, "down-")
       yield* broken!.control.stop("SIGQUIT")
@@ -184,7 +184,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("faults", (
       })
       yield* Effect.addFinalizer(() => Effect.sync(() => subscription.unsubscribe()))
       const prefix = "poison-"
-      const ids = yield* idsOn("b", 5_000, 5)
+      const ids = yield* idsOn("shard-b", 5_000, 5)
       const poisons = new Set([7, 250, 499])
       const expected = new Map<number, Array<string>>(ids.map((id) => [id, []]))
       const answers = yield* collectAnswers(connection, prefix)

@@ -54,8 +54,8 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("a shard th
         })
       })
       const [doomed] = yield* Effect.all([startWorkerProcess, startWorkerProcess], { concurrency: "unbounded" })
-      const lost = planAppends({ prefix: "lost-", count: 12_000, objects: yield* idsOn("a", 1_000, 20) })
-      const flowing = planAppends({ prefix: "flow-", count: 2_000, objects: yield* idsOn("b", 1_000, 20) })
+      const lost = planAppends({ prefix: "lost-", count: 12_000, objects: yield* idsOn("shard-a", 1_000, 20) })
+      const flowing = planAppends({ prefix: "flow-", count: 2_000, objects: yield* idsOn("shard-b", 1_000, 20) })
       const answers = yield* collectAnswers(connection, "lost-")
       const others = yield* collectAnswers(connection, "flow-")
       yield* shards[0]!.control.stop("SIGINT")
@@ -84,7 +84,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("a shard th
         yield* Effect.promise(() => jsm.streams.purge(stream))
       }
       yield* startWorkerProcess
-      const objects = yield* idsOn("a", 5_000, 4)
+      const objects = yield* idsOn("shard-a", 5_000, 4)
       const { bodies, expected } = planAppends({ prefix: "restored-", count: 400, objects })
       const answers = yield* collectAnswers(connection, "restored-")
       yield* publishInSequence(connection, bodies)

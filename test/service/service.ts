@@ -315,9 +315,10 @@ export const publishInSequence = (connection: NatsConnection, bodies: Iterable<s
 export const idsOn = Effect.fnUntraced(function* (shard: string, first: number, count: number) {
   const { shards } = yield* PostgresServers
   const ring = yield* HashRing.make(shards.map(({ name }) => ({ name, weight: 1 })))
-  return Array.from({ length: count * 10 }, (_, i) => first + i)
-    .filter((id) => ring.shardOf(BigInt(id)) === shard)
-    .slice(0, count)
+  const ids: Array<number> = []
+  if (ring.slotsOf(shard) === 0) throw new RangeError(`there is no shard ${shard}`)
+  for (let id = first; ids.length < count; id++) if (ring.shardOf(BigInt(id)) === shard) ids.push(id)
+  return ids
 })
 
 /** All entries of an object, read through the service. */

@@ -29,7 +29,7 @@ layer(TestPostgres.layer(2), { excludeTestServices: true, timeout: "60 seconds" 
         assert.deepStrictEqual(rows, [{ name: ["h1", "h2"][index], state: "ready", second: "h2" }])
       }
       // Now something can be stored, and nothing gives way any more.
-      yield* pool.append("a", [entry(freshId(), 1)])
+      yield* pool.append("h1", [entry(freshId(), 1)])
       assert.strictEqual((yield* Effect.flip(poolOn([{ ...one!, name: "h3" }, other!])))._tag, "PlacementMismatch")
     }).pipe(Effect.scoped),
   )

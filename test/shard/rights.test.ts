@@ -14,12 +14,12 @@ import { TestPostgres } from "../../bench/servers/privateServers.ts"
 import { clientOf, oneShard, poolOn } from "./livePostgres.ts"
 import { countIn, entry, everything, freshId } from "./shardPoolContract.ts"
 
-const readme = readFileSync(new URL("../../README.md", import.meta.url), "utf8")
+const operating = readFileSync(new URL("../../docs/operating.md", import.meta.url), "utf8")
 
 const secret = Redacted.make("secret")
 
-/** The grants as the README has them, for the schema and the role of this test. */
-const documented = [...readme.matchAll(/^grant (.+) on (.+) to worker;$/gm)].map(([, rights, on]) => ({
+/** The grants as docs/operating.md has them, for the schema and the role of this test. */
+const documented = [...operating.matchAll(/^grant (.+) on (.+) to worker;$/gm)].map(([, rights, on]) => ({
   rights: rights!.split(", "),
   on: on!.replace("schema public", "schema logs"),
 }))
@@ -54,7 +54,7 @@ const refusal = (shard: ShardSettings, autoMigrate: boolean) =>
 
 layer(TestPostgres.layer(1), { excludeTestServices: true, timeout: "60 seconds" })("rights", (it) => {
   it.effect(
-    "what the README grants suffices for a worker, after the owner has migrated; and each of it is needed",
+    "what docs/operating.md grants suffices for a worker, after the owner has migrated; and each of it is needed",
     () =>
       Effect.gen(function* () {
         const { owner, sql, worker } = yield* roles
@@ -114,20 +114,20 @@ layer(TestPostgres.layer(1), { excludeTestServices: true, timeout: "60 seconds" 
       assert.strictEqual(
         yield* refusal(worker, true),
         "shard a: verify failed (42501): role worker may not create tables in schema logs: " +
-          `grant create on schema logs to it, or run "objectlog migrate" as a role that may (README: Rights)`,
+          `grant create on schema logs to it, or run "objectlog migrate" as a role that may (docs/operating.md: Rights)`,
       )
       assert.include(yield* refusal(worker, false), "has version 0 of the tables in schema logs")
       yield* migrated(owner)
       assert.strictEqual(
         yield* refusal(worker, false),
-        "shard a: verify failed (42501): permission denied for table objectlog_migrations (README: Rights)",
+        "shard a: verify failed (42501): permission denied for table objectlog_migrations (docs/operating.md: Rights)",
       )
       yield* sql`delete from logs.objectlog_migrations where migration_id = 4`
       yield* sql`grant create on schema logs to worker`
       yield* sql`grant select, insert on logs.objectlog_migrations to worker`
       assert.strictEqual(
         yield* refusal(worker, true),
-        "shard a: verify failed (42501): must be owner of index log_entries_message_id (README: Rights)",
+        "shard a: verify failed (42501): must be owner of index log_entries_message_id (docs/operating.md: Rights)",
       )
     }).pipe(Effect.scoped),
   )
