@@ -2,8 +2,8 @@
 import type { MessageTrace } from "../trace/MessageTrace.ts"
 import { ownText } from "../contract/ownText.ts"
 import type { Delivery } from "./Broker.ts"
+import { parseAckSubject } from "../nats/ackSubject.ts"
 import { firstHeader, type Headers, headerValue, parseHeaders } from "../nats/headers.ts"
-import { numberIn } from "../nats/Incoming.ts"
 import { readSetAside } from "./setAside.ts"
 import type { Life, StreamLives } from "./StreamLife.ts"
 
@@ -13,16 +13,10 @@ import type { Life, StreamLives } from "./StreamLife.ts"
  */
 const handBackMillis = 100
 
-/** Where the dots of a reply subject are; of all of them, one after the other. */
-const dots: Array<number> = []
-
 const ack = "+ACK"
 const working = "+WPI"
 
-/**
- * One message. Its stamp is in the reply subject, `$JS.ACK[.domain.account].stream.consumer.count.seq.n.nanos.pending`,
- * or, where it was set aside, in its headers.
- */
+/** One message. Its stamp is in the reply subject or, where it was set aside, in its headers. */
 export class NatsDelivery implements Delivery {
   readonly subject: string
   readonly seq: number
@@ -47,20 +41,17 @@ export class NatsDelivery implements Delivery {
     streams: StreamLives,
     isSetAside: boolean,
   ) {
-    // One look for each dot: to split it would make nine texts.
-    let count = 0
-    for (let at = reply.indexOf("."); at >= 0; at = reply.indexOf(".", at + 1)) dots[count++] = at
-    const first = count === 8 ? 3 : 5
+    const { deliveryCount, seq, timestamp } = parseAckSubject(reply)
     const found = isSetAside ? readSetAside(parseHeaders(headers)) : undefined
     this.#reply = reply
     this.#streams = streams
     this.#life = streams.current
     this.#headers = found?.headers ?? headers
     this.#payload = payload
-    this.deliveryCount = numberIn(reply, dots[first]! + 1, dots[first + 1]!)
+    this.deliveryCount = deliveryCount
     this.subject = found?.origin.subject ?? subject
-    this.seq = found?.origin.seq ?? numberIn(reply, dots[first + 1]! + 1, dots[first + 2]!)
-    this.timestamp = found?.origin.timestamp ?? BigInt(reply.slice(dots[first + 3]! + 1, dots[first + 4]))
+    this.seq = found?.origin.seq ?? seq
+    this.timestamp = found?.origin.timestamp ?? timestamp
     this.outcomePrefix = found?.origin.outcomePrefix ?? ""
   }
 

@@ -1,24 +1,16 @@
 /** The broker on NATS JetStream. */
-import { jetstreamManager } from "@nats-io/jetstream"
-import { connect } from "@nats-io/transport-node"
+import { type JetStreamManager, jetstreamManager } from "@nats-io/jetstream"
+import { connect, type NatsConnection } from "@nats-io/transport-node"
 import { Effect, Layer, Schedule, type Stream } from "effect"
-import {
-  Broker,
-  BrokerClosed,
-  BrokerUnavailable,
-  type ConnectionView,
-  type Delivery,
-  type OutgoingEvent,
-} from "./Broker.ts"
+import { Broker, BrokerClosed, BrokerUnavailable, type ConnectionView, type Delivery } from "./Broker.ts"
 import { brokerState } from "./brokerState.ts"
 import { connectionEnd, type ConnectionState, watchConnection } from "../nats/connection.ts"
 import { connectionOptions } from "../nats/connectionOptions.ts"
 import type { ConsumerSpec } from "./consumerRules.ts"
-import { deadLetterMessages } from "./deadLetter.ts"
 import { deliveries } from "./deliveries.ts"
 import { Incoming } from "../nats/Incoming.ts"
+import { insideProblem } from "../nats/inside.ts"
 import { appendsPull, intakeBytes, queriesPull, setAsidePart } from "./intakeLimits.ts"
-import { NatsDelivery } from "./NatsDelivery.ts"
 import { Outgoing } from "../nats/Outgoing.ts"
 import {
   attempt,
@@ -30,15 +22,13 @@ import {
   retryConsumer,
   type Topics,
 } from "./provision.ts"
-import { makePublisher, type Message, publishMade } from "../nats/publish.ts"
-import { eventHeaders, publishFailed } from "./publishing.ts"
+import { makePublisher } from "../nats/publish.ts"
+import { makePublishing, publishFailed } from "./publishing.ts"
 import { Recovery, recoveryPauses } from "./Recovery.ts"
-import { isStoreFull } from "../nats/jetStreamErrors.ts"
-import { parkedSubject, setAsideMessage } from "./setAside.ts"
 import { parkedTopic, reserveTopic } from "../contract/Topics.ts"
-import { makeStorage } from "./Storage.ts"
+import { makeStorage, type Storage } from "./Storage.ts"
 import { StreamLives } from "./StreamLife.ts"
-import type { PurgedPart, StreamPart } from "./streamRules.ts"
+import type { PurgedPart } from "./streamRules.ts"
 import { Violations } from "./Violations.ts"
 
 export interface NatsSettings extends Topics {
@@ -64,30 +54,13 @@ const connected = Effect.fnUntraced(function* ({ connectionName, servers }: Nats
     Effect.tapError((error) => Effect.logWarning(`${error.message}; trying again`)),
     Effect.retry(Schedule.spaced("2 seconds")),
   )
+  const problem = insideProblem(connection)
+  if (problem !== undefined) return yield* new BrokerClosed({ reason: problem })
   const state = yield* watchConnection(connection, (text, type) =>
     type === "reconnect" ? Effect.logInfo(text) : Effect.logWarning(text),
   )
   return { connection, state }
 })
-
-/** A text of more characters becomes bytes here, once for event, copy and every attempt; a short one is cheaper as text. */
-const longText = 16 * 1024
-
-const toMessage = (topic: string, { payload: text, messageId, replyTo, trace }: OutgoingEvent): Message => {
-  const payload = text.length > longText ? Buffer.from(text) : text
-  const headers = eventHeaders(messageId, trace)
-  if (replyTo === undefined) return { subject: topic, payload, headers, copy: undefined }
-  // Below the response topic the stream takes the copy too, as a message of its own.
-  const captured = replyTo.startsWith(`${topic}.`)
-  const copy = { subject: replyTo, headers: captured ? eventHeaders(`${messageId}:reply`, trace) : headers }
-  return { subject: topic, payload, headers, copy }
-}
-
-const sizeOf = (event: OutgoingEvent): number =>
-  (event.size ?? event.payload.length) * (event.replyTo === undefined ? 1 : 2)
-
-const foreign = (operation: string) =>
-  Effect.fail(new BrokerUnavailable({ operation, cause: new Error("not a delivery of this broker") }))
 
 /** Says what the broker refuses for the first time, or again, and remembers it. */
 const watchViolations = Effect.fnUntraced(function* (
@@ -108,59 +81,45 @@ const watchViolations = Effect.fnUntraced(function* (
   return violations
 })
 
-const make = Effect.fnUntraced(function* (settings: NatsSettings) {
-  const { connection, state } = yield* connected(settings)
-  const closed = Effect.mapError(connectionEnd(connection, state), ({ reason }) => new BrokerClosed({ reason }))
-  const violations = yield* watchViolations(state, settings)
-  const jsm = yield* attempt("JetStream", () => jetstreamManager(connection, { checkAPI: false }))
-  // Unknown while the connection is being made again: then the last one counts.
-  let lastMaxPayload = 1024 * 1024
-  const maxPayload = () => (lastMaxPayload = connection.info?.max_payload ?? lastMaxPayload)
+/** The broker's parts, which the functions below put to work. */
+interface Parts {
+  readonly settings: NatsSettings
+  readonly connection: NatsConnection
+  readonly state: ConnectionState
+  readonly incoming: Incoming
+  readonly recovery: Recovery
+  readonly storage: Storage
+  readonly streams: Readonly<Record<PurgedPart, StreamLives>>
+}
+
+const isUp = ({ connection, state }: Pick<Parts, "connection" | "state">): boolean =>
+  state.connected && !connection.isClosed()
+
+/** The server's `max_payload`, in bytes. While the connection is being made again the last one counts. */
+const maxPayloadOf = (connection: NatsConnection): (() => number) => {
+  let last = 1024 * 1024
+  const maxPayload = () => (last = connection.info?.max_payload ?? last)
   maxPayload()
-  // At the start a misconfiguration stops the worker; later it waits until that is put right.
+  return maxPayload
+}
+
+/** What there must be, once it is there. A misconfiguration stops the worker now; later it waits until that is put right. */
+const provisioned = Effect.fnUntraced(function* (
+  jsm: JetStreamManager,
+  settings: NatsSettings,
+  closed: Effect.Effect<never, BrokerClosed>,
+) {
   const found = yield* provision(jsm, settings).pipe(
     Effect.tapErrorTag("BrokerUnavailable", (error) => Effect.logWarning(`${error.message}; trying again`)),
     Effect.retry({ schedule: recoveryPauses, while: (error) => error._tag === "BrokerUnavailable" }),
     Effect.raceFirst(closed),
   )
   yield* remarkOnStreams(jsm, settings)
-  const outgoing = new Outgoing(connection)
-  const incoming = new Incoming(connection)
-  const recovery = new Recovery(jsm, state, settings, maxPayload)
+  return found
+})
 
-  const lives = Effect.fnUntraced(function* (part: PurgedPart) {
-    const stream = new StreamLives(found[part], () => state.connected, outgoing)
-    // The first to hear of it: before anything of the stream is settled or pulled.
-    state.onReconnect.add(() => stream.doubt())
-    yield* Effect.forkScoped(stream.keep(recovery.stream(part)))
-    return stream
-  })
-  const streams = { logs: yield* lives("logs"), query: yield* lives("query"), parked: yield* lives("parked") }
-
-  // Windows of their own, so that a stream that confirms nothing does not hold up what goes to the others.
-  const publisher = makePublisher(connection, outgoing, incoming, state, publishFailed)
-  const publishers = { response: yield* publisher, dead: yield* publisher, parked: yield* publisher }
-  /** Makes a stream again that did not confirm what was stored in it; its failure is the caller's. */
-  const repairing =
-    (part: StreamPart) =>
-    <A>(self: Effect.Effect<A, BrokerUnavailable>): Effect.Effect<A, BrokerUnavailable> =>
-      self.pipe(
-        Effect.tap(() => Effect.sync(() => recovery.works(part))),
-        Effect.tapError(() => recovery.repair(part)),
-      )
-
-  const isConnected = () => state.connected && !connection.isClosed()
-  const storage = yield* makeStorage({
-    jsm,
-    topics: settings,
-    publish: yield* publisher,
-    maxPayload,
-    isConnected,
-    version: () => connection.info?.version,
-    reconnects: state.onReconnect,
-    nameOf: (part) => (part === "response" || part === "dead" ? found[part].name : streams[part].name),
-  })
-
+/** The streams of deliveries, and what they hold. */
+const makePulls = ({ connection, incoming, recovery, settings, state, storage, streams }: Parts) => {
   const counts = {
     logs: { buffered: 0, taken: 0 },
     query: { buffered: 0, taken: 0 },
@@ -184,66 +143,73 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
     }
     return deliveries(options, state)
   }
+  return { counts, pull }
+}
 
-  const view = (): ConnectionView => {
-    const refused = violations.current(Date.now()).map(({ more, operation, text }) => ({
-      text: `refused (${operation}): ${text}${more === 0 ? "" : `, and ${more} more`}`,
-      // Whom a request names as its `reply_to` is not the worker's affair, and it can do without a reserve.
-      disabling: operation !== "copy" && operation !== "reserve",
-    }))
-    const { isSilent, isStoring, troubles } = storage.state()
-    return {
-      connected: isConnected(),
-      attempts: state.attempts,
-      troubles: [...refused, ...recovery.troubles, ...troubles.map((text) => ({ text, disabling: true }))],
-      isStoring,
-      isSilent,
-      violations: violations.counts,
-    }
+const viewOf = ({ recovery, storage, ...wire }: Parts, violations: Violations): ConnectionView => {
+  const refused = violations.current(Date.now()).map(({ more, operation, text }) => ({
+    text: `refused (${operation}): ${text}${more === 0 ? "" : `, and ${more} more`}`,
+    // Whom a request names as its `reply_to` is not the worker's affair, and it can do without a reserve.
+    disabling: operation !== "copy" && operation !== "reserve",
+  }))
+  const { isSilent, isStoring, troubles } = storage.state()
+  return {
+    connected: isUp(wire),
+    attempts: wire.state.attempts,
+    troubles: [...refused, ...recovery.troubles, ...troubles.map((text) => ({ text, disabling: true }))],
+    isStoring,
+    isSilent,
+    violations: violations.counts,
   }
+}
+
+const make = Effect.fnUntraced(function* (settings: NatsSettings) {
+  const { connection, state } = yield* connected(settings)
+  const closed = Effect.mapError(connectionEnd(connection, state), ({ reason }) => new BrokerClosed({ reason }))
+  const violations = yield* watchViolations(state, settings)
+  const jsm = yield* attempt("JetStream", () => jetstreamManager(connection, { checkAPI: false }))
+  const maxPayload = maxPayloadOf(connection)
+  const found = yield* provisioned(jsm, settings, closed)
+  const outgoing = new Outgoing(connection)
+  const incoming = new Incoming(connection)
+  const recovery = new Recovery(jsm, state, settings, maxPayload)
+
+  const lives = Effect.fnUntraced(function* (part: PurgedPart) {
+    const stream = new StreamLives(found[part], () => state.connected, outgoing)
+    // The first to hear of it: before anything of the stream is settled or pulled.
+    state.onReconnect.add(() => stream.doubt())
+    yield* Effect.forkScoped(stream.keep(recovery.stream(part)))
+    return stream
+  })
+  const streams = { logs: yield* lives("logs"), query: yield* lives("query"), parked: yield* lives("parked") }
+
+  // Windows of their own, so that a stream that confirms nothing does not hold up what goes to the others.
+  const publisher = makePublisher(connection, outgoing, incoming, state, publishFailed)
+  const publishers = { response: yield* publisher, dead: yield* publisher, parked: yield* publisher }
+  const storage = yield* makeStorage({
+    jsm,
+    topics: settings,
+    publish: yield* publisher,
+    maxPayload,
+    isConnected: () => isUp({ connection, state }),
+    version: () => connection.info?.version,
+    reconnects: state.onReconnect,
+    nameOf: (part) => (part === "response" || part === "dead" ? found[part].name : streams[part].name),
+  })
+
+  const parts: Parts = { settings, connection, state, incoming, recovery, storage, streams }
+  const { counts, pull } = makePulls(parts)
   return Broker.of({
     maxPayload,
-    connection: view,
+    connection: () => viewOf(parts, violations),
     closed,
     state: brokerState(jsm, settings, counts),
     appends: pull(intakeConsumer("logs", settings), appendsPull),
     queries: pull(intakeConsumer("query", settings), queriesPull),
-    publish: (events) =>
-      repairing("response")(
-        storage.storeEvents(
-          events.length,
-          publishers.response(events, (event) => toMessage(settings.responseTopic, event), sizeOf),
-        ),
-      ),
-    deadLetter: (delivery: Delivery, reason) =>
-      delivery instanceof NatsDelivery
-        ? Effect.suspend(() =>
-            storage.store(
-              "dead letters",
-              publishMade(publishers.dead, deadLetterMessages(settings.deadTopic, delivery, reason, maxPayload())),
-            ),
-          ).pipe(repairing("dead"))
-        : foreign("dead letter"),
-    park: (kind, shard, all) =>
-      Effect.suspend(() => {
-        const subject = parkedSubject(settings.logsTopic, kind, shard)
-        const messages: Array<Message> = []
-        const tooLarge: Array<Delivery> = []
-        for (const delivery of all) {
-          if (!(delivery instanceof NatsDelivery)) return foreign("park")
-          const message = setAsideMessage(subject, delivery, maxPayload())
-          if (message === undefined) tooLarge.push(delivery)
-          else messages.push(message)
-        }
-        return storage.store("parked requests", publishMade(publishers.parked, messages)).pipe(
-          Effect.as<ReadonlyArray<Delivery>>(tooLarge),
-          // They go back to the intake, where they have their room already.
-          Effect.catchIf(isStoreFull, () => Effect.succeed(all)),
-        )
-      }).pipe(repairing("parked")),
     parked: (kind, shard) =>
       pull(parkedConsumer(kind, shard, settings), kind === "appends" ? appendsPull : queriesPull),
     retries: pull(retryConsumer(settings), appendsPull),
+    ...makePublishing({ publishers, topics: settings, storage, recovery, maxPayload }),
   })
 })
 

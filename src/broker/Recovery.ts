@@ -7,7 +7,7 @@ import { Effect, Random, Schedule, Semaphore } from "effect"
 import type { BrokerUnavailable, Trouble } from "./Broker.ts"
 import type { ConnectionState } from "../nats/connection.ts"
 import type { ConsumerSpec } from "./consumerRules.ts"
-import type { RequestLimits } from "./deliveries.ts"
+import type { RequestLimits } from "./Intake.ts"
 import { isStreamNotFound } from "../nats/jetStreamErrors.ts"
 import { resetAhead } from "./maintain.ts"
 import { BrokerMisconfigured, ensureConsumer, ensureStream, type Topics } from "./provision.ts"
@@ -140,8 +140,8 @@ export class Recovery {
   #insisted<A>(what: string, disabling: boolean, self: Effect.Effect<A, BrokerUnavailable | BrokerMisconfigured>) {
     return this.#tried(what, disabling, this.#connection.whileConnected(self)).pipe(
       Effect.retry(recoveryPauses),
-      // The schedule has no end, so an error can't come through.
-      Effect.catch(() => Effect.never),
+      // The schedule has no end: an error that came through would be a bug.
+      Effect.orDie,
       // Who stops pulling has no trouble any more.
       Effect.ensuring(Effect.sync(() => this.#troubles.delete(what))),
     )

@@ -2,7 +2,7 @@
 import type { JetStreamManager } from "@nats-io/jetstream"
 import { Effect } from "effect"
 import type { BrokerState, BrokerUnavailable, ConsumerState } from "./Broker.ts"
-import type { IntakeCounts } from "./deliveries.ts"
+import type { IntakeCounts } from "./Intake.ts"
 import { isNotFound } from "../nats/jetStreamErrors.ts"
 import { consumerProblem } from "./consumerRules.ts"
 import { attempt, findConsumer, streamSubjects, type Topics } from "./provision.ts"

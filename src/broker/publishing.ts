@@ -1,8 +1,17 @@
-/** What the broker adds to the wire's publisher: the headers of an event, and a failure in its own words. */
+/** What the broker stores for a worker: events, dead letters and parked requests; and the wire's failures in its own words. */
+import { Effect } from "effect"
 import { blockText, type HeaderBlock, idBlock } from "../nats/headers.ts"
-import type { PublishFailed } from "../nats/publish.ts"
+import { isStoreFull } from "../nats/jetStreamErrors.ts"
+import { type Message, type PublishAll, publishMade, type PublishFailed } from "../nats/publish.ts"
 import type { TraceHeaders } from "../trace/traceContext.ts"
-import { BrokerUnavailable } from "./Broker.ts"
+import { type Broker, BrokerUnavailable, type Delivery, type OutgoingEvent } from "./Broker.ts"
+import { deadLetterMessages } from "./deadLetter.ts"
+import { NatsDelivery } from "./NatsDelivery.ts"
+import type { Topics } from "./provision.ts"
+import type { Recovery } from "./Recovery.ts"
+import { parkedSubject, setAsideMessage } from "./setAside.ts"
+import type { Storage } from "./Storage.ts"
+import type { StreamPart } from "./streamRules.ts"
 
 export const publishFailed = ({ cause }: PublishFailed): BrokerUnavailable =>
   new BrokerUnavailable({ operation: "publish", cause })
@@ -14,4 +23,84 @@ export const eventHeaders = (messageId: string, trace: TraceHeaders | undefined)
   const id = ["Nats-Msg-Id", messageId] as const
   const parent = ["traceparent", traceparent] as const
   return blockText(tracestate === undefined ? [id, parent] : [id, parent, ["tracestate", tracestate]])
+}
+
+/** A text of more characters becomes bytes here, once for event, copy and every attempt; a short one is cheaper as text. */
+const longText = 16 * 1024
+
+const toMessage = (topic: string, { payload: text, messageId, replyTo, trace }: OutgoingEvent): Message => {
+  const payload = text.length > longText ? Buffer.from(text) : text
+  const headers = eventHeaders(messageId, trace)
+  if (replyTo === undefined) return { subject: topic, payload, headers, copy: undefined }
+  // Below the response topic the stream takes the copy too, as a message of its own.
+  const captured = replyTo.startsWith(`${topic}.`)
+  const copy = { subject: replyTo, headers: captured ? eventHeaders(`${messageId}:reply`, trace) : headers }
+  return { subject: topic, payload, headers, copy }
+}
+
+const sizeOf = (event: OutgoingEvent): number =>
+  (event.size ?? event.payload.length) * (event.replyTo === undefined ? 1 : 2)
+
+const foreign = (operation: string) =>
+  Effect.fail(new BrokerUnavailable({ operation, cause: new Error("not a delivery of this broker") }))
+
+export interface PublishingOptions {
+  /** One for each stream that is published to. */
+  readonly publishers: Readonly<Record<"response" | "dead" | "parked", PublishAll<BrokerUnavailable>>>
+  readonly topics: Topics
+  readonly storage: Storage
+  readonly recovery: Recovery
+  readonly maxPayload: () => number
+}
+
+export const makePublishing = ({
+  maxPayload,
+  publishers,
+  recovery,
+  storage,
+  topics,
+}: PublishingOptions): Pick<Broker["Service"], "publish" | "deadLetter" | "park"> => {
+  /** Makes a stream again that did not confirm what was stored in it; its failure is the caller's. */
+  const repairing =
+    (part: StreamPart) =>
+    <A>(self: Effect.Effect<A, BrokerUnavailable>): Effect.Effect<A, BrokerUnavailable> =>
+      self.pipe(
+        Effect.tap(() => Effect.sync(() => recovery.works(part))),
+        Effect.tapError(() => recovery.repair(part)),
+      )
+  return {
+    publish: (events) =>
+      repairing("response")(
+        storage.storeEvents(
+          events.length,
+          publishers.response(events, (event) => toMessage(topics.responseTopic, event), sizeOf),
+        ),
+      ),
+    deadLetter: (delivery, reason) =>
+      delivery instanceof NatsDelivery
+        ? Effect.suspend(() =>
+            storage.store(
+              "dead letters",
+              publishMade(publishers.dead, deadLetterMessages(topics.deadTopic, delivery, reason, maxPayload())),
+            ),
+          ).pipe(repairing("dead"))
+        : foreign("dead letter"),
+    park: (kind, shard, all) =>
+      Effect.suspend(() => {
+        const subject = parkedSubject(topics.logsTopic, kind, shard)
+        const messages: Array<Message> = []
+        const tooLarge: Array<Delivery> = []
+        for (const delivery of all) {
+          if (!(delivery instanceof NatsDelivery)) return foreign("park")
+          const message = setAsideMessage(subject, delivery, maxPayload())
+          if (message === undefined) tooLarge.push(delivery)
+          else messages.push(message)
+        }
+        return storage.store("parked requests", publishMade(publishers.parked, messages)).pipe(
+          Effect.as<ReadonlyArray<Delivery>>(tooLarge),
+          // They go back to the intake, where they have their room already.
+          Effect.catchIf(isStoreFull, () => Effect.succeed(all)),
+        )
+      }).pipe(repairing("parked")),
+  }
 }

@@ -4,6 +4,8 @@ import { createInbox, type Msg, type NatsConnection } from "@nats-io/transport-n
 import { Effect, Option, Schema, type Scope, Stream } from "effect"
 import { createHash } from "node:crypto"
 import { BrokerUnavailable } from "../broker/Broker.ts"
+import { parseAckSubject } from "../nats/ackSubject.ts"
+import { hasNoMessages, isConflict, isExpired, noResponders } from "../nats/status.ts"
 import { watchConnection } from "../nats/connection.ts"
 import { blockText, headerText, isPlain } from "../nats/headers.ts"
 import { type Letter, LetterAssembly, type StoredMessage } from "./Letter.ts"
@@ -64,12 +66,11 @@ export interface DeadLetters {
 }
 
 const toStored = (message: Msg): StoredMessage & { readonly pending: number } => {
-  const tokens = message.reply!.split(".")
-  const first = tokens.length === 9 ? 5 : 7
+  const { pending, seq, timestamp } = parseAckSubject(message.reply!)
   return {
-    seq: Number(tokens[first]),
-    timestamp: BigInt(tokens[first + 2]!),
-    pending: Number(tokens[first + 3]),
+    seq,
+    timestamp,
+    pending,
     subject: message.subject,
     headers: headerText(message, message.reply!.length),
     payload: message.data,
@@ -126,12 +127,13 @@ const fetch = (
       callback: (error, message) => {
         if (error !== null) return finish(true, error.message)
         if (message.subject === inbox) {
-          const code = message.headers?.code ?? 503
-          // The next message would exceed the bytes, or the request expired: what is left comes with the next request.
-          const ordinary = code === 404 || code === 408 || code === 409
+          const status = message.headers ?? noResponders
+          // What is left comes with the next request.
           return finish(
             false,
-            ordinary ? undefined : `the server answers ${code} ${message.headers?.description ?? ""}`,
+            hasNoMessages(status) || isExpired(status) || isConflict(status)
+              ? undefined
+              : `the server answers ${status.code} ${status.description}`,
           )
         }
         const { pending, ...stored } = toStored(message)

@@ -5,7 +5,7 @@
  * Whoever uses the inbox hears of it, and opens it again with the next thing that is asked for.
  */
 import { createInbox, type NatsConnection, type Subscription } from "@nats-io/transport-node"
-import type { Incoming, Receive } from "./Incoming.ts"
+import { type Incoming, type Receive, received } from "./Incoming.ts"
 
 export class Inbox {
   /** What is asked for names a subject one token below this one for the answer. */
@@ -27,8 +27,9 @@ export class Inbox {
   open(): void {
     if (this.#subscription !== undefined) return
     const subscription = this.#connection.subscribe(`${this.subject}.*`, {
-      callback: (error) => {
-        if (error === null || this.#subscription !== subscription) return
+      callback: (error, message) => {
+        if (this.#subscription !== subscription) return
+        if (error === null) return this.#receive(...received(message))
         this.#forget()
         this.#refused(error.message)
       },

@@ -7,20 +7,13 @@
  * message says are slices of that. Messages of subscriptions that don't listen here, and all other operations, go to the
  * library's own parser, in order.
  */
-import type { NatsConnection, Subscription } from "@nats-io/transport-node"
+import type { Msg, NatsConnection, Subscription } from "@nats-io/transport-node"
 import { isAscii, isUtf8 } from "node:buffer"
+import { numberIn } from "./ackSubject.ts"
+import { insideOf, type Parser } from "./inside.ts"
 
 /** One message. `headers` is the block as text, as headers.ts reads it; the payload is text where it is UTF-8. */
 export type Receive = (subject: string, reply: string, headers: string, payload: string | Uint8Array) => void
-
-interface Parser {
-  parse(bytes: Uint8Array): void
-}
-
-/** Of the connection's inside: the parser, anew for each connection. test/nats/Incoming.test.ts holds the library to it. */
-interface Protocol {
-  parser: Parser
-}
 
 const space = 0x20
 const lineEnd = "\r\n"
@@ -32,11 +25,47 @@ const spaceBefore = (text: string, at: number): number => {
   return before
 }
 
-/** The decimal number between two places. */
-export const numberIn = (text: string, from: number, to: number): number => {
-  let value = 0
-  for (let at = from; at < to; at++) value = value * 10 + text.charCodeAt(at) - 0x30
-  return value
+/**
+ * `MSG <subject> <sid> [reply] <size>` or `HMSG <subject> <sid> [reply] <size of headers> <size of all>`: where its words are, and
+ * what they say.
+ */
+interface ControlLine {
+  readonly subject: number
+  readonly subjectEnd: number
+  readonly sid: number
+  readonly sidEnd: number
+  /** Where the reply ends; there is none if that is where the sid ends. */
+  readonly replyEnd: number
+  /** Bytes. */
+  readonly headersSize: number
+  readonly size: number
+}
+
+/** What `at` … `end` says, without its line end; `undefined` where it is no message. */
+const parseControlLine = (text: string, at: number, end: number): ControlLine | undefined => {
+  const hasHeaders = text.startsWith("HMSG ", at)
+  if (!hasHeaders && !text.startsWith("MSG ", at)) return undefined
+  const subject = at + (hasHeaders ? 5 : 4)
+  const subjectEnd = text.indexOf(" ", subject)
+  const sidEnd = text.indexOf(" ", subjectEnd + 1)
+  const lastSpace = spaceBefore(text, end)
+  const replyEnd = hasHeaders ? spaceBefore(text, lastSpace) : lastSpace
+  return {
+    subject,
+    subjectEnd,
+    sid: numberIn(text, subjectEnd + 1, sidEnd),
+    sidEnd,
+    replyEnd,
+    headersSize: hasHeaders ? numberIn(text, replyEnd + 1, lastSpace) : 0,
+    size: numberIn(text, lastSpace + 1, end),
+  }
+}
+
+/** A piece of the protocol, as bytes and as text of one character for each. */
+interface Piece {
+  readonly bytes: Buffer
+  readonly text: string
+  readonly ascii: boolean
 }
 
 class Pieces implements Parser {
@@ -71,6 +100,7 @@ class Pieces implements Parser {
     this.#read(next)
   }
 
+  /** Reads whole operations, and keeps what is begun. */
   #read(bytes: Buffer): void {
     const text = bytes.toString("latin1")
     const ascii = isAscii(bytes)
@@ -78,35 +108,28 @@ class Pieces implements Parser {
     while (at < bytes.length) {
       const end = text.indexOf(lineEnd, at)
       if (end < 0) return this.#keep(bytes, at, 0)
-      const hasHeaders = text.startsWith("HMSG ", at)
-      if (!hasHeaders && !text.startsWith("MSG ", at)) {
-        this.#library.parse(bytes.subarray(at, end + 2))
-        at = end + 2
-        continue
-      }
-      // MSG <subject> <sid> [reply] <size>, HMSG <subject> <sid> [reply] <size of headers> <size of all>
-      const lastSpace = spaceBefore(text, end)
-      const start = end + 2
-      const after = start + numberIn(text, lastSpace + 1, end)
-      if (after + 2 > bytes.length) return this.#keep(bytes, at, after + 2 - at)
-      const subject = at + (hasHeaders ? 5 : 4)
-      const subjectEnd = text.indexOf(" ", subject)
-      const sidEnd = text.indexOf(" ", subjectEnd + 1)
-      const receive = this.#receivers.get(numberIn(text, subjectEnd + 1, sidEnd))
-      if (receive === undefined) {
-        this.#library.parse(bytes.subarray(at, after + 2))
-      } else {
-        const replyEnd = hasHeaders ? spaceBefore(text, lastSpace) : lastSpace
-        const from = hasHeaders ? start + numberIn(text, replyEnd + 1, lastSpace) : start
-        receive(
-          ascii ? text.slice(subject, subjectEnd) : bytes.toString("utf8", subject, subjectEnd),
-          ascii ? text.slice(sidEnd + 1, replyEnd) : bytes.toString("utf8", sidEnd + 1, replyEnd),
-          text.slice(start, from),
-          ascii ? text.slice(from, after) : textOrBytes(bytes, from, after),
-        )
-      }
-      at = after + 2
+      const start = end + lineEnd.length
+      const line = parseControlLine(text, at, end)
+      const next = line === undefined ? start : start + line.size + lineEnd.length
+      if (next > bytes.length) return this.#keep(bytes, at, next - at)
+      const receive = line === undefined ? undefined : this.#receivers.get(line.sid)
+      if (line === undefined || receive === undefined) this.#library.parse(bytes.subarray(at, next))
+      else this.#hand(receive, line, { bytes, text, ascii }, start)
+      at = next
     }
+  }
+
+  /** Hands on the message of a line whose headers begin at `start`. */
+  #hand(receive: Receive, line: ControlLine, { ascii, bytes, text }: Piece, start: number): void {
+    const { headersSize, replyEnd, sidEnd, size, subject, subjectEnd } = line
+    const from = start + headersSize
+    const after = start + size
+    receive(
+      ascii ? text.slice(subject, subjectEnd) : bytes.toString("utf8", subject, subjectEnd),
+      ascii ? text.slice(sidEnd + 1, replyEnd) : bytes.toString("utf8", sidEnd + 1, replyEnd),
+      text.slice(start, from),
+      ascii ? text.slice(from, after) : textOrBytes(bytes.subarray(from, after)),
+    )
   }
 
   #keep(bytes: Buffer, from: number, needed: number): void {
@@ -118,18 +141,30 @@ class Pieces implements Parser {
 }
 
 /** Bytes that are not UTF-8 are copied, so that they don't keep the whole piece. */
-const textOrBytes = (bytes: Buffer, from: number, to: number): string | Uint8Array => {
-  const text = bytes.toString("utf8", from, to)
-  return !text.includes("\ufffd") || isUtf8(bytes.subarray(from, to)) ? text : Buffer.from(bytes.subarray(from, to))
+const textOrBytes = (bytes: Buffer): string | Uint8Array => {
+  const text = bytes.toString()
+  return !text.includes("\ufffd") || isUtf8(bytes) ? text : Buffer.from(bytes)
+}
+
+/** The same of a message that went through the library all the same; header bytes that are no UTF-8 are lost there. */
+export const received = ({ data, headers, reply, subject }: Msg): Parameters<Receive> => {
+  let block = ""
+  if (headers !== undefined) {
+    const status = headers.code === 0 ? "" : ` ${`${headers.code} ${headers.description}`.trim()}`
+    block = `NATS/1.0${status}\r\n`
+    for (const name of headers.keys()) for (const value of headers.values(name)) block += `${name}: ${value}\r\n`
+    block = Buffer.from(`${block}\r\n`).toString("latin1")
+  }
+  return [subject, reply ?? "", block, textOrBytes(Buffer.from(data))]
 }
 
 export class Incoming {
   readonly #receivers = new Map<number, Receive>()
 
   constructor(connection: NatsConnection) {
-    const { protocol } = connection as unknown as { readonly protocol: Protocol }
-    let parser: Parser = new Pieces(protocol.parser, this.#receivers)
-    Object.defineProperty(protocol, "parser", {
+    const inside = insideOf(connection)
+    let parser: Parser = new Pieces(inside.parser, this.#receivers)
+    Object.defineProperty(inside, "parser", {
       get: () => parser,
       set: (library: Parser) => {
         parser = new Pieces(library, this.#receivers)
@@ -137,7 +172,10 @@ export class Incoming {
     })
   }
 
-  /** Sends the messages of a subscription to `receive`, which must not throw, in place of its callback. */
+  /**
+   * Sends the messages of a subscription to `receive`, which must not throw, in place of its callback. That callback should do the same
+   * with `received`: whatever comes to it was not seen here.
+   */
   listen(subscription: Subscription, receive: Receive): void {
     this.#receivers.set(subscription.getID(), receive)
   }

@@ -8,14 +8,10 @@
  */
 import type { NatsConnection } from "@nats-io/transport-node"
 import type { HeaderBlock } from "./headers.ts"
+import { type Inside, insideOf } from "./inside.ts"
 
 /** Text that is handed on before the turn ends, in characters: what is under way stays bounded, and the server can begin. */
 const pieceLength = 64 * 1024
-
-/** Of the connection's inside: takes finished pieces of the protocol. test/nats/Outgoing.test.ts holds the library to it. */
-interface Protocol {
-  readonly sendCommand: (command: Uint8Array, ...more: ReadonlyArray<Uint8Array>) => void
-}
 
 const beyondAscii = /[\u0080-\uffff]/
 
@@ -25,7 +21,7 @@ const lineEnd = Buffer.from("\r\n")
 
 export class Outgoing {
   readonly #connection: NatsConnection
-  readonly #protocol: Protocol
+  readonly #protocol: Inside
   #text = ""
   /** The subject and reply of the last message, checked and joined: those of one slice are the same. */
   #lastSubject = ""
@@ -34,7 +30,7 @@ export class Outgoing {
 
   constructor(connection: NatsConnection) {
     this.#connection = connection
-    this.#protocol = (connection as unknown as { readonly protocol: Protocol }).protocol
+    this.#protocol = insideOf(connection)
   }
 
   /**

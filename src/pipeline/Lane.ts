@@ -272,8 +272,8 @@ export const make = Effect.fnUntraced(function* (
       Effect.retry({ schedule: limits.retryForever, while: (error) => error._tag === "ShardUnavailable" }),
       Effect.tap(() => (Latch.isOpen(down) ? Effect.logInfo(`shard ${shard}: back`) : Effect.void)),
       Effect.ensuring(recovered),
-      // It is retried without end.
-      Effect.catchTag("ShardUnavailable", () => Effect.never),
+      // The schedule has no end: an error that came through would be a bug.
+      Effect.catchTag("ShardUnavailable", Effect.die),
     )
   }
 

@@ -79,8 +79,8 @@ const persist = <A>(
 ): Effect.Effect<A, never, Metrics> =>
   attempted(part, operation).pipe(
     Effect.retry(limits.retryForever),
-    // The schedule has no end, so an error can't come through.
-    Effect.catch(() => Effect.never),
+    // The schedule has no end: an error that came through would be a bug.
+    Effect.orDie,
   )
 
 /** The same while it is wanted; none where that ended first. */
