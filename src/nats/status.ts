@@ -33,7 +33,7 @@ export const isExpired = ({ code }: Code): boolean => code === 408
 export const isConflict = ({ code }: Code): boolean => code === 409
 
 /** The next message exceeds the bytes that are left of the request, or all of its messages were sent. */
-export const isUsedUp = ({ code, description }: Code): boolean =>
+const isUsedUp = ({ code, description }: Code): boolean =>
   isConflict({ code, description }) && /^(?:message size exceeds maxbytes|batch completed)/i.test(description)
 
 /** How a pull request can end that is nothing but its end; everything else casts doubt on its consumer. */
