@@ -1,3 +1,4 @@
+import { existsSync, globSync } from "node:fs"
 import { defineConfig } from "vitest/config"
 import { BaseSequencer } from "vitest/node"
 
@@ -23,6 +24,11 @@ const first = [
   "pipeline/parking",
 ]
 
+// A renamed file must be renamed here too: otherwise it would run late, or with a process of its own, and nobody would notice.
+for (const name of first) {
+  if (!existsSync(`test/${name}.test.ts`)) throw new Error(`vitest.config.ts: there is no test/${name}.test.ts`)
+}
+
 class LongestFirst extends BaseSequencer {
   override async sort(files: Parameters<BaseSequencer["sort"]>[0]): ReturnType<BaseSequencer["sort"]> {
     const rank = (id: string) => first.findIndex((name) => id.endsWith(`/${name}.test.ts`)) >>> 0
@@ -30,15 +36,25 @@ class LongestFirst extends BaseSequencer {
   }
 }
 
+/** Each alternative of the last pair of braces by itself. */
+const expanded = (pattern: string): ReadonlyArray<string> => {
+  const [, before, alternatives, after] = /^(.*)\{([^}]*)\}([^{]*)$/.exec(pattern) ?? []
+  return alternatives === undefined ? [pattern] : alternatives.split(",").map((name) => `${before}${name}${after}`)
+}
+
 /** Those that need neither a process nor a server, and change nothing outside of themselves: they share one import of Effect. */
 const inMemory = [
   "test/{contract,placement}/*.test.ts",
-  "test/*/{Memory,plan,transient,verify,limits,saslprep,Letter,Violations,headers,setAside,Window,provision}.test.ts",
+  "test/*/{Memory,plan,transient,verify,limits,saslprep,Letter,Violations,headers,setAside,Window,provision,Intake}.test.ts",
   "test/{config,observe,trace}/{Health,Metrics,Sampler,TracingSettings,Watchdog,traceContext}.test.ts",
   "test/load/{Reader,ledger,measures}.test.ts",
   "test/pipeline/{Worker,traces}.test.ts",
   "test/{cli/logging,cli/heap,fuzz/check}.test.ts",
 ]
+
+for (const pattern of inMemory.flatMap(expanded)) {
+  if (globSync(pattern).length === 0) throw new Error(`vitest.config.ts: nothing matches ${pattern}`)
+}
 
 export default defineConfig({
   test: {
@@ -47,6 +63,8 @@ export default defineConfig({
     testTimeout: 60_000,
     hookTimeout: 60_000,
     maxWorkers: 3,
+    // Whole hours away from nowhere: what holds only in UTC fails.
+    env: { TZ: "Pacific/Chatham" },
     // The simulation makes much that is short-lived: a third less time.
     execArgv: ["--max-semi-space-size=64"],
     projects: [

@@ -77,6 +77,7 @@ const until = (ask: () => Promise<boolean>) =>
   Effect.promise(ask).pipe(
     Effect.flatMap((isSo) => (isSo ? Effect.void : Effect.fail("not yet"))),
     Effect.retry(Schedule.spaced("20 millis")),
+    Effect.timeout("30 seconds"),
     Effect.orDie,
   )
 

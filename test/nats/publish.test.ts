@@ -1,7 +1,7 @@
 /** Confirmations are counted, so each has to be counted once. */
-import { assert, layer } from "@effect/vitest"
+import { assert, layer, vi } from "@effect/vitest"
 import { createInbox } from "@nats-io/transport-node"
-import { Effect } from "effect"
+import { Effect, Fiber } from "effect"
 import { ConnectionState } from "../../src/nats/connection.ts"
 import { blockText } from "../../src/nats/headers.ts"
 import { Incoming } from "../../src/nats/Incoming.ts"
@@ -54,7 +54,15 @@ layer(TestNats.layer, { excludeTestServices: true })("publishing", (it) => {
         headers: blockText([]),
         copy: undefined,
       }))
-      yield* publishMade(publish, messages)
+      vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] })
+      yield* Effect.addFinalizer(() => Effect.sync(() => vi.useRealTimers()))
+      const publishing = yield* Effect.forkChild(publishMade(publish, messages))
+      // What was answered is there before the answer to a flush, on both connections.
+      for (const each of [own!, stream!, own!]) yield* Effect.promise(() => each.flush())
+      assert.deepStrictEqual(received, ["1", "2", "3"])
+      // The confirmation of the third is waited for in vain, and after a pause the slice is sent again.
+      yield* Effect.promise(() => vi.advanceTimersByTimeAsync(6_000))
+      yield* Fiber.join(publishing)
       assert.deepStrictEqual(received, ["1", "2", "3", "1", "2", "3"])
     }).pipe(Effect.scoped),
   )

@@ -205,7 +205,7 @@ describe("worker in memory", () => {
     }).pipe(Effect.scoped, Effect.provide(world())),
   )
 
-  it.effect("a read is one snapshot: what is appended meanwhile is not in it", () =>
+  it.effect("a read that goes on after a limit shows what was appended meanwhile", () =>
     Effect.gen(function* () {
       yield* worker
       for (let i = 0; i < 3; i++) yield* append(9, String(i))

@@ -151,7 +151,7 @@ export interface WorkerProcess {
 
 /** Of the test runner's environment: little, as it sets MODE, for one. */
 export const inherited = Object.fromEntries(
-  ["PATH", "HOME", "NODE_COMPILE_CACHE"].flatMap((name) =>
+  ["PATH", "HOME", "NODE_COMPILE_CACHE", "TZ"].flatMap((name) =>
     process.env[name] === undefined ? [] : [[name, process.env[name]]],
   ),
 )
