@@ -49,7 +49,7 @@ const inMemory = [
   "test/{config,observe,trace}/{Health,Metrics,Sampler,TracingSettings,Watchdog,traceContext}.test.ts",
   "test/load/{Reader,ledger,measures}.test.ts",
   "test/pipeline/{Worker,traces}.test.ts",
-  "test/{cli/logging,cli/heap,fuzz/check}.test.ts",
+  "test/{cli/logging,cli/heap,fuzz/check,mutants/mutants}.test.ts",
 ]
 
 for (const pattern of inMemory.flatMap(expanded)) {
