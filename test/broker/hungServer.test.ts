@@ -10,7 +10,7 @@ import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { makeProxy } from "../../bench/servers/TcpProxy.ts"
 import { connectTo } from "../../bench/servers/connectTo.ts"
 import { TestNats } from "../../bench/servers/privateServers.ts"
-import { within } from "../service/service.ts"
+import { within } from "../foreign/within.ts"
 
 /** The server's address by way of another port, with the credentials. */
 const through = (url: string, port: number): string => Object.assign(new URL(url), { port: String(port) }).href

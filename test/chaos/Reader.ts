@@ -1,80 +1,15 @@
 /** Reads through the service: during the run, to see that nothing acknowledged is ever missing, and at its end. */
-import type { NatsConnection } from "@nats-io/transport-node"
 import { Effect, type Scope } from "effect"
 import { type Append, type Ledger, type ObjectRecord, placeOf } from "./Ledger.ts"
 import { Randomness } from "./Randomness.ts"
-import { connectTo } from "../../bench/servers/connectTo.ts"
-
-interface ReadEntry {
-  readonly position: number
-  readonly seq: number
-  readonly timestamp: number
-  readonly log: string
-}
-
-interface Page {
-  readonly status: "ok" | "error"
-  readonly snapshot: string
-  readonly page: number
-  readonly last: boolean
-  readonly next?: string
-  readonly entries: ReadonlyArray<ReadEntry>
-}
-
-export interface ReadResult {
-  readonly entries: ReadonlyArray<ReadEntry>
-  readonly next: string | undefined
-}
-
-let reads = 0
-
-/** One read; `undefined` when it was not answered in time, as is to be expected during an outage. */
-export const read = (
-  connection: NatsConnection,
-  request: { readonly id: bigint; readonly fields?: Readonly<Record<string, string | number>> },
-  withinMillis: number,
-): Effect.Effect<ReadResult | undefined> =>
-  Effect.callback<ReadResult>((resume) => {
-    const number = ++reads
-    const inbox = `_INBOX.chaos.${process.pid}.${number}`
-    const snapshots = new Map<string, Array<Page>>()
-    const subscription = connection.subscribe(inbox, {
-      callback: (error, message) => {
-        if (error !== null) return
-        const page = JSON.parse(message.string()) as Page
-        if (page.status !== "ok") return
-        // As the contract says: the pages of one snapshot belong together, in whatever order they come.
-        const pages = snapshots.get(page.snapshot) ?? []
-        snapshots.set(page.snapshot, pages)
-        pages[page.page] = page
-        const end = pages.at(-1)!
-        if (!end.last || Object.keys(pages).length < pages.length) return
-        // What is returned below runs on interruption only.
-        subscription.unsubscribe()
-        resume(Effect.succeed({ entries: pages.flatMap((held) => held.entries), next: end.next }))
-      },
-    })
-    const more = Object.entries({ ...request.fields, request_id: `q.${number}`, reply_to: inbox })
-      .map(([name, value]) => `,${JSON.stringify(name)}:${JSON.stringify(value)}`)
-      .join("")
-    connection.publish("query", `{"id":${request.id}${more}}`)
-    return Effect.sync(() => subscription.unsubscribe())
-  }).pipe(
-    Effect.timeoutOption(withinMillis),
-    Effect.map((found) => (found._tag === "Some" ? found.value : undefined)),
-  )
-
-export const makeReadConnection = (servers: string) =>
-  Effect.acquireRelease(
-    Effect.promise(() => connectTo(servers, { maxReconnectAttempts: -1, reconnectTimeWait: 100 })),
-    (open) => Effect.promise(() => open.close()),
-  )
+import type { Entry } from "../foreign/Event.ts"
+import { makeReadConnection, read } from "../foreign/read.ts"
 
 /** What is wrong with a read from `from` on, given what was acknowledged before it was sent. */
 const problemsOf = (
   object: ObjectRecord,
   from: number,
-  entries: ReadonlyArray<ReadEntry>,
+  entries: ReadonlyArray<Entry>,
   acknowledged: ReadonlyArray<Append>,
   inCommitOrder: boolean,
 ): ReadonlyArray<string> => {

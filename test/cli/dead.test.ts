@@ -11,8 +11,9 @@ import { deadCommand } from "../../src/cli/dead.ts"
 import { ageText, letterText, makeTable, parseSpan, payloadText } from "../../src/cli/letterText.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
-import { RawNats } from "../fuzz/RawNats.ts"
-import { ForeignClient, startWorker } from "../service/service.ts"
+import { RawNats } from "../foreign/RawNats.ts"
+import { startWorker } from "../service/service.ts"
+import { ForeignClient } from "../foreign/ForeignClient.ts"
 
 const day = 86_400_000
 

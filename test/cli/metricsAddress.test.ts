@@ -5,7 +5,8 @@ import { createServer, type ListenOptions, type Server } from "node:net"
 import { networkInterfaces } from "node:os"
 import { freePort } from "../../src/embedded/freePort.ts"
 import { basePort } from "../../bench/servers/privateServers.ts"
-import { spawnWorker, within } from "../service/service.ts"
+import { spawnWorker } from "../service/service.ts"
+import { within } from "../foreign/within.ts"
 
 const nowhere = { NATS_URL: `127.0.0.1:${basePort + 41}`, POSTGRES_IPS: `127.0.0.1:${basePort + 42}` }
 

@@ -10,7 +10,8 @@ import { fileURLToPath } from "node:url"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { connectTo } from "../../bench/servers/connectTo.ts"
 import { temporary, TestNats } from "../../bench/servers/privateServers.ts"
-import { inherited, within } from "../service/service.ts"
+import { inherited } from "../service/service.ts"
+import { within } from "../foreign/within.ts"
 
 const root = fileURLToPath(new URL("../..", import.meta.url))
 const main = `${root}/src/objectlog.js`

@@ -3,7 +3,7 @@
  * stored is accounted for. A valid append is an entry, to the character and in order; a valid read has its pages; anything
  * else has exactly one error event and one dead letter that gives the request back byte for byte.
  */
-import { DeliverPolicy, jetstream, jetstreamManager } from "@nats-io/jetstream"
+import { jetstreamManager } from "@nats-io/jetstream"
 import type { NatsConnection } from "@nats-io/transport-node"
 import { Arbitrary, Effect, Stream } from "effect"
 import { readFile } from "node:fs/promises"
@@ -19,7 +19,9 @@ import { type Body, checkAll, type Row } from "./check.ts"
 import type { Sent } from "./Sent.ts"
 import { digest, expect } from "./expect.ts"
 import { messages } from "./messages.ts"
-import { RawNats } from "./RawNats.ts"
+import { idText, parseEvent } from "../foreign/Event.ts"
+import { follow } from "../foreign/follow.ts"
+import { RawNats } from "../foreign/RawNats.ts"
 
 export interface Options {
   readonly messages: number
@@ -109,32 +111,21 @@ const drained = Effect.fnUntraced(function* (connection: NatsConnection) {
 })
 
 /** All events of the response topic, under the id of their message. */
-const readEvents = (connection: NatsConnection) =>
-  Effect.promise(async () => {
-    const jsm = await jetstreamManager(connection)
-    const bodies = new Map<string, Array<Body>>()
-    const { state } = await jsm.streams.info("objectlog_response")
-    if (state.messages === 0) return bodies
-    if (state.first_seq !== 1) throw new Error("the response stream has dropped events: fewer messages, please")
-    const consumer = await jetstream(connection).consumers.get("objectlog_response", {
-      deliver_policy: DeliverPolicy.All,
-    })
-    const all = await consumer.consume()
-    for await (const message of all) {
-      if (message.subject === "response") {
-        const [subject, seq] = message.headers!.get("Nats-Msg-Id").split("-")
-        const text = message.string()
-        // Beyond 2^53 only the text has an id's digits.
-        const id = /^\{"type":"[a-z]+","status":"[a-z]+","id":(\d+)/.exec(text)?.[1]
-        const name = `${subject} ${seq}`
-        const body = { ...(JSON.parse(text) as Body), idText: id }
-        bodies.set(name, [...(bodies.get(name) ?? []), body])
-      }
-      if (message.seq >= state.last_seq) break
-    }
-    all.stop()
-    return bodies
+const readEvents = Effect.fnUntraced(function* (servers: string) {
+  const bodies = new Map<string, Array<Body>>()
+  const { caughtUp, missed } = yield* follow(servers, "objectlog_response", (message) => {
+    if (message.subject !== "response") return
+    const [subject, seq] = message.header("Nats-Msg-Id").split("-")
+    const name = `${subject} ${seq}`
+    const text = message.text()
+    const body = { ...(parseEvent(message.subject, text).body as unknown as Body), idText: idText(text) }
+    bodies.set(name, [...(bodies.get(name) ?? []), body])
   })
+  yield* caughtUp
+  if (missed() > 0)
+    return yield* Effect.die(new Error("the response stream has dropped events: fewer messages, please"))
+  return bodies
+}, Effect.scoped)
 
 const readLetters = Effect.fnUntraced(function* (connection: NatsConnection) {
   const jsm = yield* Effect.promise(() => jetstreamManager(connection))
@@ -189,7 +180,7 @@ export const fuzz = Effect.fnUntraced(function* (options: Options) {
   )
   const sent = yield* sendAll(raw, options)
   yield* drained(connection)
-  const events = yield* readEvents(connection)
+  const events = yield* readEvents(nats.url)
   const letters = yield* readLetters(connection)
   const rows = yield* readRows
   const memory = yield* Effect.forEach(workers, ({ pid }) => residentPeak(pid))

@@ -10,7 +10,8 @@ import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
 import { type LoadOptions, makeLoad } from "../../src/load/Load.ts"
 import { onShard } from "../../bench/servers/onShard.ts"
 import { TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
-import { inherited, startWorker, startWorkerProcess, within } from "../service/service.ts"
+import { inherited, startWorker, startWorkerProcess } from "../service/service.ts"
+import { within } from "../foreign/within.ts"
 import { connectTo } from "../../bench/servers/connectTo.ts"
 
 const servers = Layer.mergeAll(TestNats.layer, TestPostgres.layer(1))

@@ -6,18 +6,10 @@ import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
 import { counters, gauges, histograms } from "../../src/observe/definitions.ts"
 import { basePort, TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
-import {
-  appendBody,
-  collectAnswers,
-  ForeignClient,
-  idsOn,
-  publishInSequence,
-  readLog,
-  spawnWorker,
-  startWorkerProcess,
-  startWorkerWith,
-  within,
-} from "../service/service.ts"
+import { idsOn, spawnWorker, startWorkerProcess, startWorkerWith } from "../service/service.ts"
+import { appendBody, collectAnswers, ForeignClient, publishInSequence } from "../foreign/ForeignClient.ts"
+import { readLog } from "../foreign/read.ts"
+import { within } from "../foreign/within.ts"
 
 const servers = ForeignClient.layer.pipe(Layer.provideMerge(Layer.mergeAll(TestNats.layer, TestPostgres.layer(2))))
 

@@ -5,7 +5,8 @@
 import { assert, layer } from "@effect/vitest"
 import { Effect, Layer, Queue } from "effect"
 import { TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
-import { ForeignClient, startWorker } from "./service.ts"
+import { startWorker } from "./service.ts"
+import { ForeignClient } from "../foreign/ForeignClient.ts"
 
 const service = ForeignClient.layer.pipe(
   Layer.provideMerge(Layer.effectDiscard(startWorker)),

@@ -7,19 +7,10 @@ import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
 import { onShard } from "../../bench/servers/onShard.ts"
 import { TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
-import {
-  type Answers,
-  appendBody,
-  assertLogs,
-  collectAnswers,
-  type Event,
-  ForeignClient,
-  idsOn,
-  planAppends,
-  publishInSequence,
-  startWorkerProcess,
-  within,
-} from "./service.ts"
+import { assertLogs, idsOn, planAppends, startWorkerProcess } from "./service.ts"
+import { type Answers, appendBody, collectAnswers, ForeignClient, publishInSequence } from "../foreign/ForeignClient.ts"
+import { type Event } from "../foreign/Event.ts"
+import { within } from "../foreign/within.ts"
 import { connectTo } from "../../bench/servers/connectTo.ts"
 
 const servers = ForeignClient.layer.pipe(Layer.provideMerge(Layer.mergeAll(TestNats.layer, TestPostgres.layer(2))))

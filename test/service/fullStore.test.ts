@@ -8,7 +8,9 @@ import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { runWorker } from "../../src/pipeline/Worker.ts"
 import { connectTo } from "../../bench/servers/connectTo.ts"
 import { TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
-import { appendBody, collectAnswers, within, workerLayers } from "./service.ts"
+import { workerLayers } from "./service.ts"
+import { appendBody, collectAnswers } from "../foreign/ForeignClient.ts"
+import { within } from "../foreign/within.ts"
 
 const mebibyte = 1024 ** 2
 

@@ -6,16 +6,9 @@ import { replay } from "../../src/broker/replay.ts"
 import { PostgresServers } from "../../src/embedded/PostgresServers.ts"
 import { onShard } from "../../bench/servers/onShard.ts"
 import { TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
-import {
-  assertLogs,
-  collectAnswers,
-  ForeignClient,
-  idsOn,
-  planAppends,
-  publishInSequence,
-  startWorkerProcess,
-  within,
-} from "./service.ts"
+import { assertLogs, idsOn, planAppends, startWorkerProcess } from "./service.ts"
+import { collectAnswers, ForeignClient, publishInSequence } from "../foreign/ForeignClient.ts"
+import { within } from "../foreign/within.ts"
 
 const servers = ForeignClient.layer.pipe(Layer.provideMerge(Layer.mergeAll(TestNats.layer, TestPostgres.layer(2))))
 

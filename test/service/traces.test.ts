@@ -5,7 +5,9 @@ import { jetstream } from "@nats-io/jetstream"
 import { Effect, Layer } from "effect"
 import { TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
 import { kinds, Receiver, receiving, type Span } from "../observe/Receiver.ts"
-import { ForeignClient, startWorkerWith, within } from "./service.ts"
+import { startWorkerWith } from "./service.ts"
+import { ForeignClient } from "../foreign/ForeignClient.ts"
+import { within } from "../foreign/within.ts"
 
 const servers = Layer.mergeAll(ForeignClient.layer, Receiver.layer).pipe(
   Layer.provideMerge(Layer.mergeAll(TestNats.layer, TestPostgres.layer(2))),

@@ -3,17 +3,9 @@ import { assert, layer } from "@effect/vitest"
 import { jetstreamManager } from "@nats-io/jetstream"
 import { Effect, Layer, Schedule } from "effect"
 import { TestNats, TestPostgres } from "../../bench/servers/privateServers.ts"
-import {
-  assertLogs,
-  collectAnswers,
-  ForeignClient,
-  planAppends,
-  publishInSequence,
-  spawnWorker,
-  startWorkerProcess,
-  within,
-  workerEnvironment,
-} from "./service.ts"
+import { assertLogs, planAppends, spawnWorker, startWorkerProcess, workerEnvironment } from "./service.ts"
+import { collectAnswers, ForeignClient, publishInSequence } from "../foreign/ForeignClient.ts"
+import { within } from "../foreign/within.ts"
 
 const servers = ForeignClient.layer.pipe(Layer.provideMerge(Layer.mergeAll(TestNats.layer, TestPostgres.layer(2))))
 
