@@ -15,6 +15,16 @@ const heldMiB = () => {
   return process.memoryUsage().heapUsed / 1024 ** 2
 }
 
+/** One delivery of a sure stream, and what is answered. */
+const headers = "NATS/1.0\r\nx: y\r\n\r\n"
+const make = (payload: string | Uint8Array = "täxt") => {
+  const answers: Array<string> = []
+  const found = { name: "objectlog_logs", created: "2026-01-01T00:00:00Z" }
+  const streams = new StreamLives(found, () => true, { answer: (_, answer) => void answers.push(answer) })
+  const reply = "$JS.ACK.objectlog_logs.objectlog.1.7.7.1763922300000000000.0"
+  return { answers, delivery: new NatsDelivery("logs", reply, headers, payload, streams, false) }
+}
+
 describe("a delivery", () => {
   it("appends that are kept for long do not keep the pieces in which they arrived", () => {
     const found = { name: "objectlog_logs", created: "2026-01-01T00:00:00Z" }
@@ -56,6 +66,33 @@ describe("a delivery", () => {
       assert.strictEqual(requestId, `request ${i} of somebody`)
       assert.strictEqual(delivery.header("Nats-Msg-Id"), entry.messageId)
       assert.include(delivery.text, entry.log)
+    }
+  })
+
+  it("says how many bytes it holds: a text takes up to two for each character", () => {
+    const { delivery } = make()
+    assert.strictEqual(delivery.heldBytes, headers.length + 2 * "täxt".length)
+    assert.strictEqual(make(Buffer.from([0xff, 0xfe, 0xfd])).delivery.heldBytes, headers.length + 3)
+  })
+
+  it("is settled once; afterwards nothing keeps it alive", () => {
+    const { answers, delivery } = make()
+    delivery.working()
+    delivery.ack()
+    delivery.ack()
+    delivery.retry(5)
+    delivery.working()
+    assert.deepStrictEqual(answers, ["+WPI", "+ACK"])
+  })
+
+  it("is handed back after a moment at least", () => {
+    for (const [wanted, nanos] of [
+      [0, 100_000_000],
+      [2_500, 2_500_000_000],
+    ] as const) {
+      const { answers, delivery } = make()
+      delivery.retry(wanted)
+      assert.deepStrictEqual(answers, [`-NAK {"delay":${nanos}}`])
     }
   })
 })

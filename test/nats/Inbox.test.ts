@@ -1,6 +1,6 @@
 /** An inbox gets its messages, by the fast way and, where that fails, by the client library's own. */
 import { assert, describe, it, layer } from "@effect/vitest"
-import { headers, type NatsConnection } from "@nats-io/transport-node"
+import { headers, type NatsConnection, type Subscription } from "@nats-io/transport-node"
 import { Effect } from "effect"
 import { Buffer } from "node:buffer"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
@@ -63,11 +63,44 @@ layer(TestNats.layer, { excludeTestServices: true })("Inbox", (it) => {
     }),
   )
 
+  it.effect("gives text wherever bytes are text", () =>
+    Effect.gen(function* () {
+      const nc = yield* connection
+      const payloads: Array<string | Uint8Array> = []
+      const inbox = new Inbox(
+        nc,
+        new Incoming(nc),
+        (...message) => payloads.push(message[3]),
+        (text) => assert.fail(text),
+      )
+      inbox.open()
+      // In one piece with a long one.
+      nc.publish(`${inbox.subject}.1`, "x".repeat(20_000))
+      nc.publish(`${inbox.subject}.2`, "a replacement \ufffd of the sender's own")
+      nc.publish(`${inbox.subject}.3`, Buffer.from([0xff, 0x00, 0xfe]))
+      yield* Effect.promise(() => nc.flush())
+      assert.strictEqual(payloads[1], "a replacement \ufffd of the sender's own")
+      assert.deepStrictEqual([...(payloads[2] as Uint8Array)], [0xff, 0x00, 0xfe])
+      inbox.close()
+    }),
+  )
+
   it.effect("relies on an inside that this library has", () =>
     Effect.gen(function* () {
       assert.isUndefined(insideProblem(yield* connection))
     }),
   )
+})
+
+it("bytes that are no text are a copy: whoever keeps them would keep the piece", () => {
+  const protocol = { parser: { parse: (_: Uint8Array) => undefined } }
+  const incoming = new Incoming({ protocol } as unknown as NatsConnection)
+  let kept: string | Uint8Array = ""
+  incoming.listen({ getID: () => 1 } as Subscription, (_, __, ___, payload) => (kept = payload))
+  const piece = Buffer.from("MSG subject 1 3\r\n\u00ff\u0000\u00fe\r\n", "latin1")
+  protocol.parser.parse(piece)
+  piece.fill(0)
+  assert.deepStrictEqual([...(kept as Uint8Array)], [0xff, 0x00, 0xfe])
 })
 
 describe("insideProblem", () => {

@@ -60,6 +60,7 @@ describe("Window", () => {
       const waiting = yield* hold(window, "waiting", 10, begun)
       const next = yield* hold(window, "next", 5, begun)
       yield* Fiber.interrupt(waiting.fiber)
+      assert.deepStrictEqual(begun, ["first"], "who only waited has nothing to give back")
       yield* Fiber.interrupt(first.fiber)
       assert.deepStrictEqual(begun, ["first", "next"])
       const last = yield* hold(window, "last", 5, begun)

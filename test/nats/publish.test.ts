@@ -66,4 +66,33 @@ layer(TestNats.layer, { excludeTestServices: true })("publishing", (it) => {
       assert.deepStrictEqual(received, ["1", "2", "3", "1", "2", "3"])
     }).pipe(Effect.scoped),
   )
+
+  it.effect("what is long goes in slices, of which two fit in the window", () =>
+    Effect.gen(function* () {
+      const [own, stream] = yield* Effect.all([connected, connected])
+      const subject = createInbox()
+      const slices = new Map<string, number>()
+      let seq = 0
+      stream.subscribe(subject, {
+        callback: (_, message) => {
+          slices.set(message.reply!, (slices.get(message.reply!) ?? 0) + message.data.length)
+          message.respond(`{"stream":"one", "seq":${++seq}}`)
+        },
+      })
+      yield* Effect.promise(() => stream.flush())
+      const publish = yield* makePublisher(
+        own,
+        new Outgoing(own),
+        new Incoming(own),
+        new ConnectionState(),
+        (failed) => failed,
+      )
+      const payload = "x".repeat(900_000)
+      const messages = Array.from({ length: 12 }, () => ({ subject, payload, headers: blockText([]), copy: undefined }))
+      yield* publishMade(publish, messages)
+      assert.strictEqual(seq, 12)
+      assert.isAtLeast(slices.size, 3)
+      for (const bytes of slices.values()) assert.isAtMost(bytes, 4 * 1024 ** 2)
+    }).pipe(Effect.scoped),
+  )
 })
