@@ -4,6 +4,7 @@
  * drained: what the broker has sent already still arrives and is handed back, where the library's `stop` would leave it to
  * `ack_wait`.
  */
+import { ok } from "node:assert"
 import type { NatsConnection, PermissionViolationError } from "@nats-io/transport-node"
 import { Effect, Latch } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
@@ -11,7 +12,7 @@ import { Inbox } from "../nats/Inbox.ts"
 import type { Incoming } from "../nats/Incoming.ts"
 import { isHeartbeat, isOrdinaryEnd, parseStatus } from "../nats/status.ts"
 import type { Delivery } from "./Broker.ts"
-import { requestBytes } from "./intakeLimits.ts"
+import { ackWaitMillis, requestBytes } from "./intakeLimits.ts"
 import { NatsDelivery } from "./NatsDelivery.ts"
 import type { StreamLives } from "./StreamLife.ts"
 import type { Volume } from "./Volume.ts"
@@ -88,6 +89,9 @@ interface Pulling {
   /** When anything arrived last, Unix milliseconds. */
   lastSign: number
 }
+
+ok(heldMillis + 2 * 1_000 < ackWaitMillis / 2, "one sign that is lost does not have a delivery given to another worker")
+ok(silenceMillis < expiresMillis, "silence is noticed before a request ends by itself")
 
 const isNonEmpty = <A>(all: Array<A>): all is [A, ...Array<A>] => all.length > 0
 

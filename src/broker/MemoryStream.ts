@@ -4,7 +4,7 @@ import type { NonEmptyReadonlyArray } from "effect/Array"
 import { decodeText } from "../contract/Request.ts"
 import type { MessageTrace } from "../trace/MessageTrace.ts"
 import type { ConsumerState, Delivery } from "./Broker.ts"
-import { ackWaitMillis } from "./consumerRules.ts"
+import { ackWaitMillis } from "./intakeLimits.ts"
 
 /** A message as it was stored. */
 export interface StoredMessage {

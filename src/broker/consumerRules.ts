@@ -5,9 +5,6 @@
 import { AckPolicy, type ConsumerConfig, DeliverPolicy, ReplayPolicy } from "@nats-io/jetstream"
 import type { PurgedPart } from "./streamRules.ts"
 
-/** Delivered again after this long without ack, nak or `working`, in milliseconds. */
-export const ackWaitMillis = 30_000
-
 /**
  * What a worker held that is gone waits for so long. Below twenty seconds what is held is delivered again, since it is
  * reported every ten: work that is done twice, but for nothing lost. Below one second hardly anything else would happen.

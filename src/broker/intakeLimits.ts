@@ -1,4 +1,4 @@
-/** What the streams of deliveries of a worker ask for, in messages and bytes. */
+/** What the streams of deliveries of a worker ask for, in messages and bytes, and how long what they hold is theirs. */
 
 /** Messages of a request: what two lanes take while more is on its way, and some batches of reads. */
 export const appendsPull = 3_000
@@ -19,3 +19,6 @@ const addressBytes = 4 * 1024
 
 /** What a request may bring that takes the largest message, and so many bytes at least. */
 export const requestBytes = (bytes: number, maxPayload: number): number => Math.max(bytes, maxPayload + addressBytes)
+
+/** Delivered again after this long without ack, nak or `working`, in milliseconds. */
+export const ackWaitMillis = 30_000

@@ -6,6 +6,8 @@
  * nothing to go by as long as it tries to connect again, and a shard's appends that were handed back come again within about a minute: all of that is
  * movement, or excused, or far shorter than `stuckMillis`.
  */
+import { ok } from "node:assert"
+import { operationSeconds } from "../shard/limits.ts"
 
 /** What a part shows at one moment. */
 export interface Sight {
@@ -18,6 +20,11 @@ export interface Sight {
 
 /** A part is stuck when it holds work and has not moved for this long. An operation of a shard ends within 45 s, the longest delay of a handed back request is 72 s. */
 export const stuckMillis = 120_000
+
+ok(
+  stuckMillis > 2 * operationSeconds * 1_000,
+  "an operation ends, also by giving up, long before its worker counts as stuck",
+)
 
 /** A look that comes so much later than planned: nothing else ran in that time either. */
 export const blockedMillis = 10_000

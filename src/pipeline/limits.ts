@@ -1,5 +1,8 @@
-/** Every bound of the pipelines, with its unit and its reason. */
+/** Every bound of the pipelines, with its unit and its reason. How they must agree is checked at the end, as the program begins. */
+import { ok } from "node:assert"
 import { Schedule } from "effect"
+import { ackWaitMillis } from "../broker/intakeLimits.ts"
+import * as shard from "../shard/limits.ts"
 
 /**
  * Most entries in one append transaction, and how many wait in a lane, so that the next batch is there when one ends. Larger
@@ -132,3 +135,12 @@ export const readAttempts = 4
 export const refusalsWaiting = 1_000
 export const refusalsBytesMax = 8 * 1024 * 1024
 export const refusalsAtOnce = 64
+
+ok(2 * keepAliveMillis < ackWaitMillis, "one sign that is lost does not have a delivery given to another worker")
+ok(drainMillis < ackWaitMillis, "what a worker finishes at its end is still its own")
+ok(readsPerShard <= shard.readsAtOnce, "reads that begin find a session")
+ok(batchCharactersMax < lanesBytes && appendBytes * batchEntriesMax < lanesBytes, "a lane can hold a full batch")
+ok(firstEntriesMax <= fetchEntriesMax, "a first page is no larger than a fetch")
+ok(patienceMillis < keepAliveMillis && fullWaitMillis < keepAliveMillis, "who waits for room is kept alive meanwhile")
+ok(refusalsAtOnce <= refusalsWaiting, "as many refusals wait as are stored at once")
+ok(handBackMillis.first < handBackMillis.longest, "a delay grows")

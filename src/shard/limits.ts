@@ -1,7 +1,9 @@
 /**
  * How many sessions a worker has with one shard, how long it waits for one, and what each is told; with reasons.
- * `test/shard/limits.test.ts` checks what the numbers have to do with each other.
+ * What the numbers have to do with each other is checked where the program begins, at the end of this file.
  */
+import { ok } from "node:assert"
+import { connectSeconds } from "../config/ConfigShards.ts"
 
 /** A lane appends one batch at a time. Appends wait for no read, and no read for an append. */
 export const appendsAtOnce = 1
@@ -38,3 +40,13 @@ export const verificationSeconds = 15
 
 /** A look of health, which is shorter than the time between two; and what one idle session may take of it to answer. */
 export const healthSeconds = { look: 3, answer: 2 }
+
+ok(sessionSeconds.lock < sessionSeconds.statement, "a lock is waited for within a statement")
+ok(sessionSeconds.statement < operationSeconds, "the server gives up before the worker does")
+ok(sessionSeconds.lock < rollbackSeconds, "a server that only waits for a lock is told to roll back")
+ok(connectSeconds.longest < verificationSeconds, "a verification may connect")
+ok(
+  verificationSeconds < operationSeconds && placeSeconds < operationSeconds,
+  "an operation waits less than it may take",
+)
+ok(healthSeconds.answer < healthSeconds.look, "a look of health goes on after a session that doesn't answer")

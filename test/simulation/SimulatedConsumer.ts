@@ -5,7 +5,7 @@
  * As there, an answer counts for the message and not for one of its deliveries: a late hand-back of a worker that was
  * frozen makes the broker deliver again what another worker is busy with.
  */
-import { ackWaitMillis } from "../../src/broker/consumerRules.ts"
+import { ackWaitMillis } from "../../src/broker/intakeLimits.ts"
 import type { World } from "./World.ts"
 
 /** A message as the broker stored it. */
