@@ -102,6 +102,7 @@ describe("Storing", () => {
           storing.heard(
             "events",
             Effect.suspend(() => {
+              pass(60)
               storing.reconnected()
               return Effect.fail(lost)
             }),

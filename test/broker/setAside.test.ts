@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary } from "effect"
 import { parseHeaders } from "../../src/nats/headers.ts"
-import { type OriginalRequest, readSetAside, setAsideMessage } from "../../src/broker/setAside.ts"
+import { type OriginalRequest, readSetAside, setAsideMessage, shardToken } from "../../src/broker/setAside.ts"
 import * as draw from "../contract/arbitraries.ts"
 
 const request = (subject: string, text: string): OriginalRequest => ({
@@ -28,6 +28,24 @@ describe("a request that was set aside", () => {
     const found = readBack(original)!
     const { outcomePrefix, seq, subject, timestamp } = original
     assert.deepStrictEqual(found, { origin: { outcomePrefix, seq, subject, timestamp }, headers: original.headers() })
+  })
+
+  it("has no outcome but the one that was added: a sender's header of that name is the sender's", () => {
+    const original = request("logs", "NATS/1.0\r\nObjectlog-Outcome: 1-2\r\nObjectlog-Seq: 99\r\n\r\n")
+    const found = readBack(original)!
+    assert.strictEqual(found.origin.outcomePrefix, "")
+    assert.strictEqual(found.origin.seq, original.seq)
+    assert.deepStrictEqual(found.headers, original.headers())
+    assert.strictEqual(readBack({ ...original, outcomePrefix: "3-4-" })!.origin.outcomePrefix, "3-4-")
+  })
+
+  it("goes on a subject of one token for each shard, of a length that a file name may have", () => {
+    const names = ["a", "a.b", "a_2eb", "ü", "x".repeat(128), "x".repeat(129), "x".repeat(1_000), "x".repeat(1_001)]
+    const tokens = names.map(shardToken)
+    for (const token of tokens) assert.match(token, /^[A-Za-z0-9_-]{1,128}$/)
+    assert.strictEqual(new Set(tokens).size, names.length)
+    assert.deepStrictEqual(tokens.slice(0, 2), ["a", "a_2eb"])
+    assert.strictEqual(tokens[4], names[4])
   })
 
   it("stands for itself where its subject is one that nothing can be published below", () => {
