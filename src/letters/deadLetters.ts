@@ -154,7 +154,7 @@ const fetch = (
   })
 
 /** The message that has a letter's request processed again. */
-const retried = (
+export const retried = (
   letter: Letter,
   payload: Uint8Array,
   { logsTopic, queryTopic }: Subjects,

@@ -39,6 +39,13 @@ describe("a request that was set aside", () => {
     assert.strictEqual(readBack({ ...original, outcomePrefix: "3-4-" })!.origin.outcomePrefix, "3-4-")
   })
 
+  it("keeps a sender's names that look like renamed ones", () => {
+    for (const name of ["Original-Foo", "Original-Nats-X", "Original-Original-Nats-X", "nats-x", "Original-"]) {
+      const original = request("logs", `NATS/1.0\r\n${name}: x\r\n\r\n`)
+      assert.deepStrictEqual(readBack(original)!.headers, [[name, "x"]])
+    }
+  })
+
   it("goes on a subject of one token for each shard, of a length that a file name may have", () => {
     const names = ["a", "a.b", "a_2eb", "ü", "x".repeat(128), "x".repeat(129), "x".repeat(1_000), "x".repeat(1_001)]
     const tokens = names.map(shardToken)

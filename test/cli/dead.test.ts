@@ -336,6 +336,7 @@ layer(service, { excludeTestServices: true, timeout: "60 seconds" })("objectlog 
       const subjects = { logsTopic: "logs", queryTopic: "query", deadTopic: "dead" }
       const letters = (yield* openDeadLetters(client.connection, jsm, subjects))!
       const [letter] = yield* Stream.runCollect(letters.read())
+      assert.isEmpty(yield* Stream.runCollect(letters.read({ upTo: letter!.seq - 1 })))
       // Two different messages for one append, as when the broker's window has passed in between.
       for (const text of ['{"id":78,"log":"eight"}', '{"id":78,"log":"eight" }']) {
         yield* letters.retry(letter!, Buffer.from(text))

@@ -23,6 +23,16 @@ const part = (seq: number, number: number, payload: string, prefix = "") =>
 const block = '[["a",["b"]]]'
 
 describe("LetterAssembly", () => {
+  it("a letter in one message whose request looks like a part of another one", () => {
+    const mine = "Objectlog-Part: 1/2\r\nObjectlog-Headers-Size: 13\r\n"
+    const letter = new LetterAssembly().accept(message(7, `${own("logs-3-99")}${mine}`, "body"))!
+    assert.strictEqual(Buffer.from(letter.payload).toString(), "body")
+    assert.deepStrictEqual(letter.headers, [
+      ["Objectlog-Part", "1/2"],
+      ["Objectlog-Headers-Size", "13"],
+    ])
+  })
+
   it("a letter in one message, with the names that its request had", () => {
     const letter = new LetterAssembly().accept(
       message(7, `${own("logs-3-99")}Original-Nats-X: 1\r\nObjectlog-Part: 1/2\r\nObjectlog-Code: mine\r\n`, "body"),

@@ -84,6 +84,15 @@ describe("Initialise", () => {
       empty: ["b"],
     })
   })
+  it("a first start of another version, hash or number of slots that was never completed gives way", () => {
+    for (const other of [
+      { ...ab, version: 2 },
+      { ...ab, hash: "xxh3" },
+      { ...ab, slots: 8192 },
+    ]) {
+      assert.strictEqual(compare(ab, [at("a", pending("a", other), true), at("b", undefined, true)])._tag, "Initialise")
+    }
+  })
   it("all pending", () => {
     assert.deepStrictEqual(compare(ab, [at("a", pending("a", ab)), at("b", pending("b", ab))]), {
       _tag: "Initialise",
