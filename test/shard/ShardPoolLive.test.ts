@@ -1,13 +1,14 @@
 import type { PgClient } from "@effect/sql-pg"
 import { assert, layer } from "@effect/vitest"
-import { Cause, Effect, Exit, Fiber, Layer, Schedule } from "effect"
+import { Cause, Effect, Exit, Fiber, Latch, Layer, Schedule } from "effect"
+import { readFileSync } from "node:fs"
 import { placementOf } from "../../src/placement/guard.ts"
 import { gate } from "../../src/shard/appendEntries.ts"
 import type { ShardSettings } from "../../src/config/ConfigShards.ts"
 import { ShardPool } from "../../src/shard/ShardPool.ts"
 import { ShardPoolLive } from "../../src/shard/ShardPoolLive.ts"
 import { TestPostgres } from "../../bench/servers/privateServers.ts"
-import { toColumn } from "../../src/contract/ObjectId.ts"
+import { type ObjectId, toColumn } from "../../src/contract/ObjectId.ts"
 import { clientOf, twoShards } from "./livePostgres.ts"
 import { append, countIn, entry, everything, freshId, id, shardPoolContract } from "./shardPoolContract.ts"
 
@@ -72,12 +73,15 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
         Effect.flatMap(Layer.build(Layer.fresh(poolOf(shards))), (services) => Effect.provide(ShardPool, services)),
       )
       const pools = [pool, ...others]
-      const ids = Array.from({ length: 30 }, freshId)
+      const kept = Array.from({ length: 20 }, freshId)
+      // New to all of them in each round.
+      const added = Array.from({ length: 20 }, () => Array.from({ length: 20 }, freshId))
       let seq = 0
       yield* Effect.forEach(
         Array.from({ length: 8 }, (_, appender) => appender),
         Effect.fnUntraced(function* (appender) {
           for (let round = 0; round < 20; round++) {
+            const ids = [...kept, ...added[round]!]
             const order = appender % 2 === 0 ? ids : ids.toReversed()
             yield* pools[appender % 4]!.append(
               "a",
@@ -90,7 +94,7 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
         { concurrency: "unbounded", discard: true },
       )
       let total = 0
-      for (const objectId of ids) {
+      for (const objectId of [...kept, ...added.flat()]) {
         const log = yield* pool.readPage("a", everything(objectId, { order: "position" }))
         assert.deepStrictEqual(
           log.map((at) => at.position),
@@ -99,7 +103,50 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
         total += log.length
       }
       assert.strictEqual(total, seq)
+      // One that is repeated until it passes would be seen by nobody else.
+      const sql = yield* clientOf(shards[0]!)
+      const [server] = yield* sql<{ data_directory: string }>`show data_directory`
+      assert.notInclude(readFileSync(`${server!.data_directory}.log`, "utf8"), "deadlock detected")
     }),
+  )
+
+  it.effect.each([{ rows: "new" }, { rows: "there" }])(
+    "takes rows that are $rows in the order of their ids: while it waits for one it holds no larger one",
+    ({ rows }) =>
+      Effect.gen(function* () {
+        const { pool, shards } = yield* started
+        const [small, large] = [freshId(), freshId()]
+        assert.isBelow(Number(toColumn(small)), Number(toColumn(large)))
+        // The larger one comes first in the table too.
+        if (rows === "there")
+          for (const [seq, id] of [large, small].entries()) yield* pool.append("a", [entry(id, seq + 1)])
+        const insert = (sql: PgClient.PgClient, id: ObjectId) =>
+          sql`insert into objects (id, entries, last_timestamp) values (${toColumn(id)}, 0, -1)`
+        const lock = (sql: PgClient.PgClient, id: ObjectId) =>
+          sql`select 1 from objects where id = ${toColumn(id)} for update`
+        const take = rows === "new" ? insert : lock
+        const [holder, other] = [yield* clientOf(shards[0]!), yield* clientOf(shards[0]!)]
+        const held = Latch.makeUnsafe(false)
+        const holding = yield* Effect.forkScoped(
+          holder.withTransaction(Effect.andThen(take(holder, small), Effect.andThen(held.open, Effect.never))),
+        )
+        yield* held.await
+        const appending = yield* Effect.forkScoped(pool.append("a", [entry(large, 11), entry(small, 12)]))
+        yield* other`select 1 from pg_locks where not granted`.pipe(
+          Effect.repeat({ until: (waiting) => waiting.length > 0, schedule: Schedule.spaced("20 millis") }),
+          Effect.timeout("5 seconds"),
+        )
+        // It would wait for whoever holds it.
+        const free = other.withTransaction(
+          Effect.andThen(
+            other`set local lock_timeout = '500ms'`,
+            Effect.andThen(take(other, large), Effect.fail("free")),
+          ),
+        )
+        assert.strictEqual(yield* Effect.flip(free), "free")
+        yield* Fiber.interrupt(holding)
+        assert.lengthOf(yield* Fiber.join(appending), 2)
+      }).pipe(Effect.scoped),
   )
 
   it.effect("queues for a while after it was overtaken, and not before", () =>
@@ -154,6 +201,29 @@ layer(servers, { excludeTestServices: true, timeout: "60 seconds" })("ShardPoolL
       yield* servers[0].start
       const [placed] = yield* append(pool, "a", [entry(objectId, 2)]).pipe(Effect.retry(Schedule.recurs(20)))
       assert.strictEqual(placed!.position, 2)
+    }),
+  )
+
+  it.effect("a shard that was down at the start and comes back as that of another placement stores nothing", () =>
+    Effect.gen(function* () {
+      const { servers, shards } = yield* started
+      const sql = yield* clientOf(shards[1]!)
+      yield* sql`update shard set placement = jsonb_set(placement, '{shards,0,weight}', '5')`
+      yield* servers[1].stop
+      const pool = yield* Effect.provide(ShardPool, yield* Layer.build(Layer.fresh(poolOf(shards))))
+      yield* servers[1].start
+      const objectId = freshId()
+      const error = yield* Effect.flip(pool.append("b", [entry(objectId, 1)])).pipe(
+        Effect.repeat({
+          until: (found) => found._tag === "ShardUnavailable" && found.reason !== "connection",
+          schedule: Schedule.spaced("50 millis"),
+        }),
+        Effect.timeout("20 seconds"),
+      )
+      assert.include(error.message, "weight")
+      assert.isFalse((yield* pool.health)[1]!.ok)
+      const again = yield* clientOf(shards[1]!)
+      assert.deepStrictEqual(yield* again`select * from objects where id = ${toColumn(objectId)}`, [])
     }),
   )
 

@@ -398,6 +398,13 @@ export const shardPoolContract = <R, E>(name: string, pool: Layer.Layer<ShardPoo
           yield* read({ after: { timestamp: stamp(2), seq: 2 }, from: 3_000n, upTo: 7 }),
           [5, 6, 7],
         )
+        // A cursor outside of the times that are asked for does not widen them.
+        const late = { timestamp: stamp(9), seq: 9 }
+        const early = { timestamp: stamp(1), seq: 1 }
+        assert.deepStrictEqual(yield* read({ order: "desc", after: late, from: 2_000n, to: 4_000n }), [6, 5, 4, 3])
+        assert.deepStrictEqual(yield* read({ order: "asc", after: early, from: 2_000n, to: 4_000n }), [3, 4, 5, 6])
+        assert.deepStrictEqual(yield* read({ order: "desc", after: early, from: 2_000n, to: 4_000n }), [])
+        assert.deepStrictEqual(yield* read({ order: "asc", after: late, from: 2_000n, to: 4_000n }), [])
       }),
     )
 

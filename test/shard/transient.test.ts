@@ -2,7 +2,15 @@ import { PgTypes } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit } from "effect"
 import { SqlError } from "effect/sql"
-import { classify, defectAsFailure, isConflict, isDataFault, isSessionFault, unfit } from "../../src/shard/transient.ts"
+import {
+  classify,
+  classifyRead,
+  defectAsFailure,
+  isConflict,
+  isDataFault,
+  isSessionFault,
+  unfit,
+} from "../../src/shard/transient.ts"
 
 const withCode = (code: string, message = "refused") =>
   new SqlError.SqlError({ reason: new SqlError.UnknownError({ cause: Object.assign(new Error(message), { code }) }) })
@@ -13,6 +21,15 @@ describe("transient", () => {
     const others = "08006 40001 40P01 53100 53300 55P03 57014 57P01 57P03 58030 XX000 42P01 25006 28P01 0A000 26000"
     for (const code of others.split(" ")) assert.isFalse(isDataFault(code), code)
     assert.isFalse(isDataFault(undefined))
+  })
+
+  it("a read that fails for a reason of its own is no outage of its shard", () => {
+    for (const code of ["22021", "54000", "57014", "XX001", "XX002"]) {
+      assert.strictEqual(classifyRead("a", withCode(code))._tag, "ReadRejected", code)
+    }
+    for (const code of ["XX000", "57P01", "53300", "40001", "08006"]) {
+      assert.strictEqual(classifyRead("a", withCode(code))._tag, "ShardUnavailable", code)
+    }
   })
 
   it("labels what it classifies", () => {
