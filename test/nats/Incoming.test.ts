@@ -158,6 +158,6 @@ layer(TestNats.layer, { excludeTestServices: true })("Incoming", (it) => {
 
 const connected = (servers: string) =>
   Effect.acquireRelease(
-    Effect.promise(() => connectTo(servers, { reconnectTimeWait: 10 })),
+    Effect.promise(() => connectTo(servers, { reconnectTimeWait: 10, maxReconnectAttempts: -1 })),
     (connection) => Effect.promise(() => connection.close()),
   )
