@@ -45,7 +45,7 @@ const expanded = (pattern: string): ReadonlyArray<string> => {
 /** Those that need neither a process nor a server, and change nothing outside of themselves: they share one import of Effect. */
 const inMemory = [
   "test/{contract,placement}/*.test.ts",
-  "test/*/{Memory,plan,transient,verify,limits,saslprep,Letter,Violations,headers,setAside,Window,provision,Intake,NatsDelivery,ackSubject,StreamLife,deadLetter,ahead,sessions}.test.ts",
+  "test/*/{Memory,plan,transient,verify,limits,saslprep,Letter,Violations,headers,parked,Window,provision,Intake,NatsDelivery,ackSubject,StreamLife,deadLetter,ahead,sessions}.test.ts",
   "test/{config,observe,trace}/{Health,Metrics,Sampler,TracingSettings,Watchdog,traceContext}.test.ts",
   "test/load/{Reader,ledger,measures}.test.ts",
   "test/pipeline/{Worker,traces}.test.ts",

@@ -1,6 +1,6 @@
 /**
  * The message broker as the pipelines see it: streams of deliveries in, events and dead letters out, and a place where
- * requests are set aside.
+ * requests are parked.
  *
  * `NatsLive` is the live layer, `layerMemory` (Memory.ts) its twin; both pass `test/broker/brokerContract.ts`.
  */
@@ -76,7 +76,7 @@ export const untroubled: ConnectionView = {
 }
 
 /**
- * One delivery of a stored message. Its stamp and subject are those of the request: one that was set aside is delivered
+ * One delivery of a stored message. Its stamp and subject are those of the request: one that was parked is delivered
  * with what the intake gave it. Exactly one of `ack` and `retry` settles it; a delivery that is neither settled nor
  * extended with `working` within the broker's `ack_wait` is delivered again. The three only enqueue a frame and never
  * fail: one that is lost on the way leads to a redelivery, which is harmless.
@@ -89,7 +89,7 @@ export interface Delivery extends Stamp, TracedMessage {
   readonly text: string | undefined
   /** About how much memory it takes, in bytes. */
   readonly heldBytes: number
-  /** How often it was delivered, 1 the first time. Being set aside begins a new count. */
+  /** How often it was delivered, 1 the first time. Being parked begins a new count. */
   readonly deliveryCount: number
   /** Begins the ids of what this request leads to: `""`, but for a dead letter that is tried again, each time another one. */
   readonly outcomePrefix: string
@@ -124,7 +124,7 @@ export interface DeadLetter {
   readonly message: string
 }
 
-/** Each kind of request of each shard is set aside for itself. */
+/** Each kind of request of each shard is parked for itself. */
 export type ParkedKind = "appends" | "reads"
 
 /** What the broker says about the consumer that all workers share. */
@@ -179,7 +179,7 @@ export class Broker extends Context.Service<
     /** Stores a message with payload, headers and the reason in the dead-letter stream. Does not settle it. */
     readonly deadLetter: (delivery: Delivery, reason: DeadLetter) => Effect.Effect<void, BrokerUnavailable>
     /**
-     * Stores requests of a shard in the place where they are set aside, once for each stamp. Does not settle them. Gives
+     * Stores requests of a shard in the stream of parked requests, once for each stamp. Does not settle them. Gives
      * those that can't be stored there, since they would not fit in `maxPayload` with their stamp, or the store is full.
      */
     readonly park: (

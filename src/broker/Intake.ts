@@ -47,9 +47,9 @@ export interface Options {
   readonly stream: StreamLives
   readonly consumer: string
   /** Whether its messages carry the stamp of an earlier stream. */
-  readonly isSetAside: boolean
+  readonly isParked: boolean
   /**
-   * What one request may bring, in messages and bytes; it takes the largest message at least. What was set aside is asked for when the
+   * What one request may bring, in messages and bytes; it takes the largest message at least. What was parked is asked for when the
    * request before has been dealt with, and everything else ahead: so it holds no more than that, and twice that.
    */
   readonly pull: number
@@ -280,11 +280,11 @@ export class Intake {
   /** Asks for as many as there is room for. */
   #request(): void {
     const state = this.#state
-    const { bytes, connection, isSetAside, stream } = this.#options
+    const { bytes, connection, isParked, stream } = this.#options
     if (state._tag !== "Pulling" || !stream.isSure || connection.isClosed()) return
     const pull = Math.min(this.#options.pull, state.limits.messages)
     const expected = this.#held.length + state.open
-    if (isSetAside ? expected > 0 || this.#deliver === undefined : expected > pull / 2 || this.#held.bytes >= bytes) {
+    if (isParked ? expected > 0 || this.#deliver === undefined : expected > pull / 2 || this.#held.bytes >= bytes) {
       return
     }
     const batch = pull - expected
@@ -306,9 +306,9 @@ export class Intake {
     const now = Date.now()
     if (state._tag === "Pulling") state.lastSign = now
     if (subject.startsWith(this.#inbox.subject)) return this.#status(subject, headers)
-    const { isSetAside, stream } = this.#options
+    const { isParked, stream } = this.#options
     this.#failures = 0
-    const delivery = new NatsDelivery(subject, reply, headers, payload, stream, isSetAside)
+    const delivery = new NatsDelivery(subject, reply, headers, payload, stream, isParked)
     this.#held.add(delivery, headers.length + payload.length, now)
     if (state._tag === "Pulling" && state.open > 0) state.open--
     this.#schedule()

@@ -55,7 +55,7 @@ export class MemoryBroker extends Context.Service<
     readonly queriesUnderWay: () => number
     /** As a reconnect to a server with another setting does. */
     readonly setMaxPayload: (bytes: number) => Effect.Effect<void>
-    /** Requests that are set aside for a shard. */
+    /** Requests that are parked for a shard. */
     readonly parkedFor: (kind: ParkedKind, shard: string) => number
   }
 >()("objectlog/broker/MemoryBroker") {}

@@ -4,7 +4,7 @@ import { ownText } from "../contract/ownText.ts"
 import type { Delivery } from "./Broker.ts"
 import { parseAckSubject } from "../nats/ackSubject.ts"
 import { firstHeader, type Headers, headerValue, parseHeaders } from "../nats/headers.ts"
-import { readSetAside } from "./setAside.ts"
+import { readParked } from "./parked.ts"
 import type { Life, StreamLives } from "./StreamLife.ts"
 
 /**
@@ -16,7 +16,7 @@ const handBackMillis = 100
 const ack = "+ACK"
 const working = "+WPI"
 
-/** One message. Its stamp is in the reply subject or, where it was set aside, in its headers. */
+/** One message. Its stamp is in the reply subject or, where it was parked, in its headers. */
 export class NatsDelivery implements Delivery {
   readonly subject: string
   readonly seq: number
@@ -39,10 +39,10 @@ export class NatsDelivery implements Delivery {
     headers: string,
     payload: string | Uint8Array,
     streams: StreamLives,
-    isSetAside: boolean,
+    isParked: boolean,
   ) {
     const { deliveryCount, seq, timestamp } = parseAckSubject(reply)
-    const found = isSetAside ? readSetAside(parseHeaders(headers)) : undefined
+    const found = isParked ? readParked(parseHeaders(headers)) : undefined
     this.#reply = reply
     this.#streams = streams
     this.#life = streams.current

@@ -10,7 +10,7 @@ import type { ConsumerSpec } from "./consumerRules.ts"
 import { deliveries } from "./deliveries.ts"
 import { Incoming } from "../nats/Incoming.ts"
 import { insideProblem } from "../nats/inside.ts"
-import { appendsPull, intakeBytes, queriesPull, setAsidePart } from "./intakeLimits.ts"
+import { appendsPull, intakeBytes, queriesPull, parkedShareBytes } from "./intakeLimits.ts"
 import { Outgoing } from "../nats/Outgoing.ts"
 import {
   attempt,
@@ -35,7 +35,7 @@ export interface NatsSettings extends Topics {
   /** Comma-separated server list; may carry credentials, so it is never shown. */
   readonly servers: string
   readonly connectionName: string
-  /** How many shards there are: each has its part of the memory for what was set aside. Default: 1. */
+  /** How many shards there are: each has its part of the memory for what was parked. Default: 1. */
   readonly shards?: number
 }
 
@@ -125,10 +125,10 @@ const makePulls = ({ connection, incoming, recovery, settings, state, storage, s
     query: { buffered: 0, taken: 0 },
     parked: { buffered: 0, taken: 0 },
   }
-  const setAsideBytes = setAsidePart(settings.shards ?? 1)
+  const parkedBytes = parkedShareBytes(settings.shards ?? 1)
   const pull = (spec: ConsumerSpec, messages: number): Stream.Stream<Delivery> => {
     const stream = streams[spec.part]
-    const isSetAside = spec.part === "parked"
+    const isParked = spec.part === "parked"
     const options = {
       counts: counts[spec.part],
       volume: storage.volumes[spec.part],
@@ -136,9 +136,9 @@ const makePulls = ({ connection, incoming, recovery, settings, state, storage, s
       incoming,
       stream,
       consumer: spec.name,
-      isSetAside,
+      isParked,
       pull: messages,
-      bytes: isSetAside ? setAsideBytes : intakeBytes,
+      bytes: isParked ? parkedBytes : intakeBytes,
       recover: (reason: string | undefined, failures: number) => recovery.consumer(spec, stream, reason, failures),
     }
     return deliveries(options, state)

@@ -87,7 +87,7 @@ export class Recovery {
         }),
       ),
     )
-    // What was set aside is a part of the work.
+    // What was parked is a part of the work.
     const insisted = this.#insisted(`consumer ${spec.filter}`, spec.part !== "parked", ensured)
     if (reason === undefined) return insisted
     const isNews = failures === 0 || this.#reasons.get(spec.filter) !== reason

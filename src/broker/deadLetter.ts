@@ -14,7 +14,7 @@
 import type { DeadLetter } from "./Broker.ts"
 import { blockText, type Headers } from "../nats/headers.ts"
 import { kept } from "./keptHeaders.ts"
-import type { OriginalRequest } from "./setAside.ts"
+import type { OriginalRequest } from "./parked.ts"
 import type { Message } from "../nats/publish.ts"
 
 /** Longest reason in a header, in characters. */

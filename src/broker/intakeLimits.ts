@@ -7,12 +7,12 @@ export const queriesPull = 512
 /** Bytes of a request for what is new. */
 export const intakeBytes = 8 * 1024 * 1024
 
-/** The same of all requests for what was set aside, of which each shard has two consumers, and the retries one. */
-const setAsideBytes = 16 * 1024 * 1024
-export const setAsideConsumers = (shards: number): number => 2 * shards + 1
+/** The same of all requests for what was parked, of which each shard has two consumers, and the retries one. */
+const parkedBytes = 16 * 1024 * 1024
+export const parkedConsumers = (shards: number): number => 2 * shards + 1
 
 /** The part of one of them. It takes the largest message, whatever is left for it. */
-export const setAsidePart = (shards: number): number => Math.floor(setAsideBytes / setAsideConsumers(shards))
+export const parkedShareBytes = (shards: number): number => Math.floor(parkedBytes / parkedConsumers(shards))
 
 /** What the broker counts of a message beside its headers and its payload, and more: its subject, where it is acknowledged. */
 const addressBytes = 4 * 1024

@@ -1,4 +1,4 @@
-/** The headers of a request as they are kept beside what we add: in a dead letter, and where it was set aside. */
+/** The headers of a request as they are kept beside what we add: in a dead letter, and where it was parked. */
 import { type Headers, isPlain } from "../nats/headers.ts"
 
 const encodedName = "Objectlog-Encoded"

@@ -21,7 +21,7 @@ import { consumerProblem, type ConsumerSpec } from "./consumerRules.ts"
 import { ackWaitMillis } from "./intakeLimits.ts"
 import { ackPendingLimit, isNameInUse, isNotFound, lacksRoom } from "../nats/jetStreamErrors.ts"
 import { consumerName, parkedTopic } from "../contract/Topics.ts"
-import { parkedSubject, retrySubject, shardToken } from "./setAside.ts"
+import { parkedSubject, retrySubject, shardToken } from "./parked.ts"
 import type { FoundStream } from "./StreamLife.ts"
 import { type StreamPart, streamParts, streamProblem, streamRemarks, type StreamSubjects } from "./streamRules.ts"
 

@@ -9,7 +9,7 @@ import { deadLetterMessages } from "./deadLetter.ts"
 import { NatsDelivery } from "./NatsDelivery.ts"
 import type { Topics } from "./provision.ts"
 import type { Recovery } from "./Recovery.ts"
-import { parkedSubject, setAsideMessage } from "./setAside.ts"
+import { parkedSubject, parkedMessage } from "./parked.ts"
 import type { Storage } from "./Storage.ts"
 import type { StreamPart } from "./streamRules.ts"
 
@@ -92,7 +92,7 @@ export const makePublishing = ({
         const tooLarge: Array<Delivery> = []
         for (const delivery of all) {
           if (!(delivery instanceof NatsDelivery)) return foreign("park")
-          const message = setAsideMessage(subject, delivery, maxPayload())
+          const message = parkedMessage(subject, delivery, maxPayload())
           if (message === undefined) tooLarge.push(delivery)
           else messages.push(message)
         }

@@ -5,7 +5,7 @@
 import { Effect, Schema } from "effect"
 import { getHeapStatistics } from "node:v8"
 import { Broker } from "../broker/Broker.ts"
-import { intakeBytes, requestBytes, setAsideConsumers, setAsidePart } from "../broker/intakeLimits.ts"
+import { intakeBytes, requestBytes, parkedConsumers, parkedShareBytes } from "../broker/intakeLimits.ts"
 import * as limits from "../pipeline/limits.ts"
 
 const mebibyte = 1024 ** 2
@@ -21,12 +21,12 @@ export const heapNeeded = (shards: number, maxPayload: number): number => {
   const message = perByte * maxPayload
   // What was brought may not be taken before the next request is made.
   const intake = intakeBytes + perByte * requestBytes(intakeBytes, maxPayload)
-  const setAside = setAsideConsumers(shards) * perByte * requestBytes(setAsidePart(shards), maxPayload)
+  const parked = parkedConsumers(shards) * perByte * requestBytes(parkedShareBytes(shards), maxPayload)
   // Whoever holds nothing may take one, as it came and decoded.
   const lanes = limits.lanesBytes + shards * 2 * message
   const reads = limits.readsBytes + limits.readsWaitingBytes
   const refusals = 2 * (limits.refusalsBytesMax + message)
-  return programBytes + 2 * intake + setAside + lanes + limits.parkingBytes + reads + refusals
+  return programBytes + 2 * intake + parked + lanes + limits.parkingBytes + reads + refusals
 }
 
 /** A worker could run out of memory, at some mix of messages and outages. */

@@ -119,7 +119,7 @@ const disjoint = (topics: Topics) =>
       ["NATS_DEAD_TOPIC", topics.dead],
     ] as const
     const ours = [
-      [parkedTopic(topics.logs), "where appends are set aside"],
+      [parkedTopic(topics.logs), "where appends are parked"],
       [reserveTopic(topics.logs), "where room is reserved"],
     ] as const
     for (const [variable, value] of all) {

@@ -14,7 +14,7 @@ export const defaultTopics: Topics = { logs: "logs", query: "query", response: "
 /** The durable consumer of an intake stream, which all workers share. */
 export const consumerName = "objectlog"
 
-/** Below it lie the requests that were set aside. */
+/** Below it lie the requests that were parked. */
 export const parkedTopic = (logsTopic: string): string => `${logsTopic}_parked`
 
 /** Below it lies nothing but bytes: room in the broker that can be given up. */

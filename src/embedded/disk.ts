@@ -15,8 +15,8 @@ export const freeBytes = (folder: string): Effect.Effect<number | undefined> =>
 interface Stored {
   /** On the disk. */
   readonly used: number
-  /** Set aside for streams with a limit; they are found again only in a store that is larger. */
-  readonly setAside: number
+  /** Reserved for streams with a limit; they are found again only in a store that is larger. */
+  readonly reserved: number
 }
 
 const metaFile = /[/\\]streams[/\\][^/\\]+[/\\]meta\.inf$/
@@ -25,7 +25,7 @@ const metaFile = /[/\\]streams[/\\][^/\\]+[/\\]meta\.inf$/
 const storedIn = (folder: string): Effect.Effect<Stored> =>
   Effect.promise(async () => {
     const files = await readdir(folder, { recursive: true, withFileTypes: true }).catch(() => [])
-    let [used, setAside] = [0, 0]
+    let [used, reserved] = [0, 0]
     for (const file of files) {
       if (!file.isFile()) continue
       const path = `${file.parentPath}/${file.name}`
@@ -33,9 +33,9 @@ const storedIn = (folder: string): Effect.Effect<Stored> =>
         ({ size }) => size,
         () => 0,
       )
-      if (metaFile.test(path)) setAside += await maxBytesIn(path)
+      if (metaFile.test(path)) reserved += await maxBytesIn(path)
     }
-    return { used, setAside }
+    return { used, reserved }
   })
 
 /** The limit of the stream that the file describes; 0 for none, or where it can't be read. */
@@ -48,15 +48,15 @@ const maxBytesIn = async (path: string): Promise<number> => {
   }
 }
 
-/** Room for what has no limit of its own, where nearly all is set aside. */
+/** Room for what has no limit of its own, where nearly all is reserved. */
 const besideMin = 1024 ** 2
 
 /**
  * What an embedded nats-server may store, in bytes. Its own rule is three quarters of what is free at its start, without what
  * it has stored already: each start would leave it less, and streams with a limit would not be found again.
  */
-export const storeLimit = ({ setAside, used }: Stored, free: number): number =>
-  Math.max(used + Math.floor((free / 4) * 3), setAside + besideMin)
+export const storeLimit = ({ reserved, used }: Stored, free: number): number =>
+  Math.max(used + Math.floor((free / 4) * 3), reserved + besideMin)
 
 /** The same for a folder and its disk; `undefined` where the system does not tell. */
 export const storeLimitOf = Effect.fnUntraced(function* (folder: string) {

@@ -14,7 +14,7 @@ import { Incoming } from "../nats/Incoming.ts"
 import { Outgoing } from "../nats/Outgoing.ts"
 import { makePublisher, publishMade, type Message } from "../nats/publish.ts"
 import { publishFailed } from "../broker/publishing.ts"
-import { retryMessage } from "../broker/setAside.ts"
+import { retryMessage } from "../broker/parked.ts"
 
 /** Messages and bytes of one request; it must take the largest message at least. */
 const batchMessages = 500

@@ -37,7 +37,7 @@ const storeFailed = 10077
 /** A limit of the stream itself, under discard new. */
 const streamFull = /^maximum (?:messages|bytes)/
 
-/** The server can't set aside as much as a new stream may take. */
+/** The server can't reserve as much as a new stream may take. */
 const nothingToSetAside = new Set([
   ...storeFull,
   10047, // insufficient storage resources available

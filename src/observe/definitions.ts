@@ -119,7 +119,7 @@ export const counters = {
     labels: { shard: perShard },
   },
   parked_total: {
-    help: "Requests set aside for a shard that takes none.",
+    help: "Requests parked for a shard that takes none.",
     labels: { shard: perShard, kind: ["appends", "reads"] },
   },
   retries_total: {

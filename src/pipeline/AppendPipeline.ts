@@ -28,7 +28,7 @@ const decode = (source: Source, delivery: Delivery, bounds: Limits): Result.Resu
   const problem = messageId === undefined ? undefined : messageIdProblem(messageId)
   if (problem !== undefined) return Result.fail({ id, replyTo, requestId, code: "invalid_message", message: problem })
   const { deliveryCount, seq, timestamp } = delivery
-  const redelivered = deliveryCount > 1 || source === "setAside"
+  const redelivered = deliveryCount > 1 || source === "parked"
   const entry = { id, timestamp, seq, log, messageId, redelivered }
   return Result.succeed(new Work(source, delivery, entry, decoded.success))
 }
@@ -119,12 +119,12 @@ export const runAppends = ({ responseTopic, debug }: WorkerOptions) =>
       Effect.forEach(all, (lane) => lane.close, { concurrency: "unbounded", discard: true }),
     )
     const intake = Stream.runForEachArray(broker.appends, route("intake"))
-    const retries = Stream.runForEachArray(broker.retries, route("setAside"))
+    const retries = Stream.runForEachArray(broker.retries, route("parked"))
     // A lane whose shard is down pulls nothing of what is parked for it.
     const drain = (lane: Lane.Lane) =>
       lane.up.pipe(
         Effect.andThen(
-          Effect.raceFirst(Stream.runForEachArray(broker.parked("appends", lane.shard), route("setAside")), lane.down),
+          Effect.raceFirst(Stream.runForEachArray(broker.parked("appends", lane.shard), route("parked")), lane.down),
         ),
         Effect.forever,
       )

@@ -1,5 +1,5 @@
 /**
- * The lane of one shard: two bounded queues, of fresh appends and of those that were set aside, and the loop that stores
+ * The lane of one shard: two bounded queues, of fresh appends and of those that were parked, and the loop that stores
  * them.
  *
  * A lane takes whatever waits when its last transaction has ended, so one message alone is not delayed and a flood makes
@@ -34,7 +34,7 @@ export interface Lane {
   readonly enqueue: (source: Source, offered: Offered) => boolean
   /**
    * Brings the rest in, or elsewhere. From the intake: a lane that makes no room has it parked, unless all lanes are like
-   * that; then this waits. What was set aside waits for room, and is handed back if the shard is lost. Interruption
+   * that; then this waits. What was parked waits for room, and is handed back if the shard is lost. Interruption
    * leaves the rest, from `offered.next` on, to the caller.
    */
   readonly admit: (source: Source, offered: Offered) => Effect.Effect<void>
@@ -80,21 +80,21 @@ export const make = Effect.fnUntraced(function* (
   const parking = yield* Parking.make(shard, parkingMemory)
   const lossCheck = yield* LossCheck.make(shard)
   const patience = new Patience()
-  // Apart, so that what was set aside leaves room for what is fresh.
-  const accounts: Record<Source, string> = { intake: shard, setAside: `${shard}, set aside` }
+  // Apart, so that what was parked leaves room for what is fresh.
+  const accounts: Record<Source, string> = { intake: shard, parked: `${shard}, parked` }
   const queue = (source: Source) =>
     new Waiting(limits.batchEntriesMax, { tryAdd: (bytes) => memory.tryAdd(accounts[source], bytes) })
-  const waiting: Record<Source, Waiting> = { intake: queue("intake"), setAside: queue("setAside") }
+  const waiting: Record<Source, Waiting> = { intake: queue("intake"), parked: queue("parked") }
   /** Gives back the memory of works that the lane does not hold any more. */
   const forget = (works: ReadonlyArray<Work>) => {
-    for (const source of ["intake", "setAside"] as const) {
+    for (const source of ["intake", "parked"] as const) {
       const bytes = works.reduce((sum, work) => (work.source === source ? sum + work.weight : sum), 0)
       if (bytes > 0) memory.remove(accounts[source], bytes)
     }
   }
   const stopListening = memory.onRelease(() => {
     waiting.intake.space.openUnsafe()
-    waiting.setAside.space.openUnsafe()
+    waiting.parked.space.openUnsafe()
   })
   yield* Effect.addFinalizer(() => Effect.sync(stopListening))
   /** Reasons of the present outage that were logged. */
@@ -116,13 +116,13 @@ export const make = Effect.fnUntraced(function* (
   const held = () =>
     Array.from(underWay).reduce(
       (sum, batch) => sum + batch.length,
-      waiting.intake.works.length + waiting.setAside.works.length,
+      waiting.intake.works.length + waiting.parked.works.length,
     )
   yield* metrics.gauge("lane_entries", { shard }, held)
   yield* watched({ name: `lane of ${shard}`, subject: "append", held, moves: () => moves })
   yield* metrics.gauge("lane_up", { shard }, () => (Latch.isOpen(down) ? 0 : 1))
 
-  const isEmpty = () => waiting.intake.isEmpty && waiting.setAside.isEmpty
+  const isEmpty = () => waiting.intake.isEmpty && waiting.parked.isEmpty
 
   const enqueue = (source: Source, offered: Offered): boolean => {
     const before = offered.next
@@ -170,14 +170,14 @@ export const make = Effect.fnUntraced(function* (
     }
   })
 
-  const admitSetAside = Effect.fnUntraced(function* (offered: Offered) {
-    while (!enqueue("setAside", offered)) {
+  const admitParked = Effect.fnUntraced(function* (offered: Offered) {
+    while (!enqueue("parked", offered)) {
       if (Latch.isOpen(down)) {
         const rest = offered.works.slice(offered.next)
         offered.next = offered.works.length
         return yield* handBack(rest)
       }
-      yield* Effect.raceFirst(waiting.setAside.space.await, down.await)
+      yield* Effect.raceFirst(waiting.parked.space.await, down.await)
     }
   })
 
@@ -194,9 +194,9 @@ export const make = Effect.fnUntraced(function* (
       for (const { entry } of works) characters -= entry.log.length
       return works
     }
-    const batch = waiting.setAside.isEmpty
+    const batch = waiting.parked.isEmpty
       ? some("intake", 1)
-      : [...some("setAside", limits.setAsideShare), ...some("intake", 1), ...some("setAside", 1)]
+      : [...some("parked", limits.parkedShare), ...some("intake", 1), ...some("parked", 1)]
     underWay.add(batch)
     if (isEmpty()) arrived.closeUnsafe()
     if (waiting.intake.isEmpty) flow.flow(shard)
@@ -237,7 +237,7 @@ export const make = Effect.fnUntraced(function* (
   /** Everything that the lane holds. */
   const all = (): ReadonlyArray<Work> => [
     ...waiting.intake.works,
-    ...waiting.setAside.works,
+    ...waiting.parked.works,
     ...Array.from(underWay).flat(),
   ]
   const detachAll = () => {
@@ -344,7 +344,7 @@ export const make = Effect.fnUntraced(function* (
 
   const drain = Effect.gen(function* () {
     closing = true
-    const rest = [...waiting.setAside.takeAll(), ...waiting.intake.takeAll()]
+    const rest = [...waiting.parked.takeAll(), ...waiting.intake.takeAll()]
     arrived.closeUnsafe()
     if (underWay.size === 0) idle.openUnsafe()
     forget(rest)
@@ -356,7 +356,7 @@ export const make = Effect.fnUntraced(function* (
   return {
     shard,
     enqueue,
-    admit: (source, offered) => (source === "intake" ? admitFresh(offered) : admitSetAside(offered)),
+    admit: (source, offered) => (source === "intake" ? admitFresh(offered) : admitParked(offered)),
     up: up.await,
     down: down.await,
     run: Effect.raceAllFirst([

@@ -186,7 +186,7 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
 
     /**
      * Brings reads of one shard in that found no place at first. From the intake: once the shard has used up the patience of the
-     * others, what is left is parked. What was set aside waits.
+     * others, what is left is parked. What was parked waits.
      */
     const admitLate = Effect.fnUntraced(function* (shard: Shard, reads: ReadonlyArray<Admitted>, source: Source) {
       for (let next = 0; next < reads.length;) {
@@ -244,7 +244,7 @@ export const runQueries = ({ responseTopic, debug }: WorkerOptions) =>
     const intake = Stream.runForEachArray(broker.queries, admit("intake"))
     // While a shard is down few of them are under way; so they are tried without asking whether it is.
     const parked = Array.from(shards.keys(), (name) =>
-      Stream.runForEachArray(broker.parked("reads", name), admit("setAside")),
+      Stream.runForEachArray(broker.parked("reads", name), admit("parked")),
     )
     yield* Effect.raceAllFirst([
       Effect.all([intake, ...parked], { concurrency: "unbounded", discard: true }),

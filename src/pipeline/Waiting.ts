@@ -6,8 +6,8 @@ import { ownText } from "../contract/ownText.ts"
 import type { Addressed } from "../contract/Request.ts"
 import * as limits from "./limits.ts"
 
-/** Where an append comes from: `setAside` is what was parked, or refused and is tried again. */
-export type Source = "intake" | "setAside"
+/** Where an append comes from: `parked` is what waited in the parked stream: for its shard, or to be tried again. */
+export type Source = "intake" | "parked"
 
 /** One append on its way through a lane, and whom to tell of it. */
 export class Work implements Addressed {

@@ -33,8 +33,8 @@ export const batchCharactersMax = 4 * 1024 * 1024
 export const lanesBytes = 64 * 1024 * 1024
 export const appendBytes = 1_024
 
-/** What was set aside fills this part of a batch where fresh appends wait too. */
-export const setAsideShare = 1 / 4
+/** What was parked fills this part of a batch where fresh appends wait too. */
+export const parkedShare = 1 / 4
 
 /** Chunks of one lane that are being parked, and bytes of all lanes; what comes beyond that holds up the intake. */
 export const parkingAtOnce = 4

@@ -60,7 +60,7 @@ const start = (options: Partial<Options> = {}, limits = unlimited) => {
     incoming: incoming as unknown as Incoming,
     stream: stream as unknown as StreamLives,
     consumer: "C",
-    isSetAside: false,
+    isParked: false,
     pull,
     bytes: 100_000,
     recover: (reason, failures) =>
@@ -175,8 +175,8 @@ describe("Intake", () => {
     assert.lengthOf(requests, 2)
   })
 
-  it("asks for what was set aside only when somebody waits and nothing of it is left", async () => {
-    const { deliver, pass, requests, take, tick } = start({ isSetAside: true })
+  it("asks for what was parked only when somebody waits and nothing of it is left", async () => {
+    const { deliver, pass, requests, take, tick } = start({ isParked: true })
     await pass(2)
     assert.isEmpty(requests)
     const first = take()

@@ -5,10 +5,10 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Latch, Layer, Schedule, Stream } from "effect"
 import { connect as netConnect } from "node:net"
 import { Broker, type BrokerUnavailable, type Delivery } from "../../src/broker/Broker.ts"
-import { intakeBytes, setAsidePart } from "../../src/broker/intakeLimits.ts"
+import { intakeBytes, parkedShareBytes } from "../../src/broker/intakeLimits.ts"
 import { NatsLive } from "../../src/broker/NatsLive.ts"
 import { Outgoing } from "../../src/nats/Outgoing.ts"
-import { retryMessage } from "../../src/broker/setAside.ts"
+import { retryMessage } from "../../src/broker/parked.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { TestNats } from "../../bench/servers/privateServers.ts"
 import { brokerContract, type BrokerProbe } from "./brokerContract.ts"
@@ -195,7 +195,7 @@ describe("NatsLive", () => {
   )
 
   it.live(
-    "holds no more bytes than it asked for, headers with them; of what was set aside, no more than is being taken",
+    "holds no more bytes than it asked for, headers with them; of what was parked, no more than is being taken",
     () =>
       onServer(
         Effect.gen(function* () {
@@ -238,7 +238,7 @@ describe("NatsLive", () => {
             })
           const parked = yield* brought("objectlog_logs_parked", "appends_a", broker.parked("appends", "a"))
           assert.isAbove(parked.num_pending, 0)
-          assert.isAtMost(parked.num_ack_pending, setAsidePart(1) / size)
+          assert.isAtMost(parked.num_ack_pending, parkedShareBytes(1) / size)
           const fresh = yield* brought("objectlog_logs", "objectlog", broker.appends)
           assert.isAtMost(fresh.num_ack_pending, Math.ceil((2 * intakeBytes) / size) + 1)
         }).pipe(Effect.scoped),

@@ -24,7 +24,7 @@ export interface BrokerProbe {
   ) => Effect.Effect<ReadonlyArray<{ payload: string; code: string; reason: string }>>
 }
 
-/** Takes some deliveries of what was set aside, then stops the pull. */
+/** Takes some deliveries of what was parked, then stops the pull. */
 const takeOf = (stream: Stream.Stream<Delivery, BrokerUnavailable>, count: number) =>
   stream.pipe(Stream.take(count), Stream.runCollect)
 

@@ -1,7 +1,7 @@
 /** How a refused message is kept: whole where it fits, otherwise in parts, each of which fits. */
 import { assert, describe, it } from "@effect/vitest"
 import { deadLetterMessages } from "../../src/broker/deadLetter.ts"
-import type { OriginalRequest } from "../../src/broker/setAside.ts"
+import type { OriginalRequest } from "../../src/broker/parked.ts"
 import { LetterAssembly } from "../../src/letters/Letter.ts"
 import { firstHeader } from "../../src/nats/headers.ts"
 

@@ -1,4 +1,4 @@
-/** How much room is set aside for events, on servers that have more or less of it. */
+/** How much room is reserved for events, on servers that have more or less of it. */
 import { jetstream, jetstreamManager } from "@nats-io/jetstream"
 import { connect } from "@nats-io/transport-node"
 import { assert, describe, it } from "@effect/vitest"

@@ -74,7 +74,7 @@ const loginRefused: MakeFault = ({ broker, ...rest }, random) => ({
   end: broker.allow(ordinaryAccess),
 })
 
-/** What each of them makes impossible: to pull, to answer, to acknowledge, to refuse, to set aside. */
+/** What each of them makes impossible: to pull, to answer, to acknowledge, to refuse, to park. */
 const rights = ["$JS.API.CONSUMER.MSG.NEXT.>", "response", "$JS.ACK.>", "dead.>", "logs_parked.>"]
 
 const rightRevoked: MakeFault = ({ broker, ...rest }, random) => {

@@ -49,10 +49,10 @@ describe("when it is started again", () => {
   })
 })
 
-it("what it may store has what it has stored, and what is set aside", () => {
-  assert.strictEqual(storeLimit({ used: 0, setAside: 0 }, 1_000 * mebibyte), 750 * mebibyte)
-  assert.strictEqual(storeLimit({ used: 500 * mebibyte, setAside: 0 }, 100 * mebibyte), 575 * mebibyte)
-  assert.strictEqual(storeLimit({ used: 50 * mebibyte, setAside: 1_024 * mebibyte }, 800 * mebibyte), 1_025 * mebibyte)
+it("what it may store has what it has stored, and what is reserved", () => {
+  assert.strictEqual(storeLimit({ used: 0, reserved: 0 }, 1_000 * mebibyte), 750 * mebibyte)
+  assert.strictEqual(storeLimit({ used: 500 * mebibyte, reserved: 0 }, 100 * mebibyte), 575 * mebibyte)
+  assert.strictEqual(storeLimit({ used: 50 * mebibyte, reserved: 1_024 * mebibyte }, 800 * mebibyte), 1_025 * mebibyte)
 })
 
 const isRoot = process.platform === "linux" && process.getuid?.() === 0
@@ -130,7 +130,7 @@ describe.skipIf(!isRoot)("on a small disk", () => {
     150_000,
   )
 
-  it.live("streams that had more room set aside than the disk has now are found again", () =>
+  it.live("streams that had more room reserved than the disk has now are found again", () =>
     Effect.gen(function* () {
       const large = yield* temporary
       const { folder } = yield* smallDisk(100)

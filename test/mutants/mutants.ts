@@ -178,8 +178,8 @@ export const groups: ReadonlyArray<MutantGroup> = [
     ],
   },
   {
-    file: "broker/setAside.ts",
-    tests: ["test/broker/setAside.test.ts", "test/broker/NatsLive.test.ts"],
+    file: "broker/parked.ts",
+    tests: ["test/broker/parked.test.ts", "test/broker/NatsLive.test.ts"],
     changes: [
       ["if (payload.byteLength + block.length > maxPayload) return undefined", ""],
       ["token.length <= tokenMax ? token :", "token.length > 0 ? token :"],
@@ -203,7 +203,7 @@ export const groups: ReadonlyArray<MutantGroup> = [
   },
   {
     file: "broker/keptHeaders.ts",
-    tests: ["test/letters", "test/broker/setAside.test.ts", "test/nats/headers.test.ts"],
+    tests: ["test/letters", "test/broker/parked.test.ts", "test/nats/headers.test.ts"],
     changes: [['name.startsWith("Original-") && renamed.test(name)', 'name.startsWith("Original-")']],
   },
   {
@@ -416,8 +416,8 @@ export const groups: ReadonlyArray<MutantGroup> = [
     tests: ["test/pipeline/Worker.test.ts", ...pipeline],
     changes: [
       ["if (problem !== undefined) return Result.fail", "if (false) return Result.fail"],
-      ['deliveryCount > 1 || source === "setAside"', "deliveryCount > 1"],
-      ['deliveryCount > 1 || source === "setAside"', 'source === "setAside"'],
+      ['deliveryCount > 1 || source === "parked"', "deliveryCount > 1"],
+      ['deliveryCount > 1 || source === "parked"', 'source === "parked"'],
       ["if (full.length > 0) yield* restore(admit(source, full))", ""],
     ],
   },

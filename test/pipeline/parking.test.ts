@@ -1,4 +1,4 @@
-/** Shards that take nothing, in memory and under a test's clock: what is set aside, what waits, and what flows meanwhile. */
+/** Shards that take nothing, in memory and under a test's clock: what is parked, what waits, and what flows meanwhile. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Logger } from "effect"
 import { TestClock } from "effect/testing"
@@ -162,7 +162,7 @@ describe("a shard that is down", () => {
     }).pipe(Effect.scoped, Effect.provide(world(["a", "b"]))),
   )
 
-  it.effect("one that hangs without failing is set aside as well, and the other flows", () =>
+  it.effect("one that hangs without failing is parked as well, and the other flows", () =>
     Effect.gen(function* () {
       const broker = yield* MemoryBroker
       const shards = yield* MemoryShards

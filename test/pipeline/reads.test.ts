@@ -85,7 +85,7 @@ const untilEnded = Effect.fnUntraced(function* (count: number) {
   assert.strictEqual(yield* ended, count)
 })
 
-const setAside = Effect.fnUntraced(function* (shards: ReadonlyArray<string>) {
+const parked = Effect.fnUntraced(function* (shards: ReadonlyArray<string>) {
   const metrics = yield* Metrics
   let sum = 0
   for (const shard of shards) {
@@ -107,7 +107,7 @@ describe("many reads at once", () => {
       const answered = yield* pages
       assert.strictEqual(new Set(answered.map((page) => page.request_id)).size, 20_000)
       assert.isTrue(answered.every(({ entries }) => entries.length === 2))
-      assert.strictEqual(yield* setAside(["a", "b"]), 0)
+      assert.strictEqual(yield* parked(["a", "b"]), 0)
       assert.strictEqual(broker.unsettled(), 0)
     }).pipe(Effect.scoped, Effect.provide(world(["a", "b"]))),
   )
@@ -155,7 +155,7 @@ describe("many reads at once", () => {
       const order = (yield* pages).filter((page) => page.last).map((page) => page.request_id)
       assert.isBelow(order.indexOf("small"), 3)
       assert.isBelow(order.indexOf("long as well"), 3)
-      assert.strictEqual(yield* setAside(["a"]), 0)
+      assert.strictEqual(yield* parked(["a"]), 0)
     }).pipe(Effect.scoped, Effect.provide(world(["a"]))),
   )
 })

@@ -129,7 +129,7 @@ export class SimulatedBroker {
     this.deadLetters.push(letter)
   }
 
-  /** What is set aside for a shard. */
+  /** What is parked for a shard. */
   parked(kind: ParkedKind, shard: string): SimulatedConsumer {
     const name = `parked ${kind} of ${shard}`
     let consumer = this.#parked.get(name)

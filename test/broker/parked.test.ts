@@ -1,8 +1,8 @@
-/** What is set aside comes back as it was. */
+/** What is parked comes back as it was. */
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary } from "effect"
 import { parseHeaders } from "../../src/nats/headers.ts"
-import { type OriginalRequest, readSetAside, setAsideMessage, shardToken } from "../../src/broker/setAside.ts"
+import { type OriginalRequest, readParked, parkedMessage, shardToken } from "../../src/broker/parked.ts"
 import * as draw from "../contract/arbitraries.ts"
 
 const request = (subject: string, text: string): OriginalRequest => ({
@@ -15,14 +15,14 @@ const request = (subject: string, text: string): OriginalRequest => ({
 })
 
 const readBack = (original: OriginalRequest) =>
-  readSetAside(parseHeaders(setAsideMessage("logs_parked.retry", original, 1024 * 1024)!.headers))
+  readParked(parseHeaders(parkedMessage("logs_parked.retry", original, 1024 * 1024)!.headers))
 
 const block = Arbitrary.map(
   Arbitrary.array(draw.text, { maxLength: 5 }),
   (lines) => `NATS/1.0\r\n${Buffer.from(lines.join("\r\n")).toString("latin1")}: x\r\nNats-Msg-Id: m1\r\n\r\n`,
 )
 
-describe("a request that was set aside", () => {
+describe("a request that was parked", () => {
   it.prop("has its stamp, its subject and its headers, whatever these are", [block], ([text]) => {
     const original = request("logs", text)
     const found = readBack(original)!

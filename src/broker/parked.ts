@@ -1,10 +1,10 @@
 /**
- * Requests that were set aside: those of a shard that takes none (parked), and refused appends that are tried again.
+ * Parked requests: those of a shard that takes none, and refused appends that are tried again.
  *
  * They lie in a stream of their own, on `<logs topic>_parked.appends.<token of the shard>`, `<logs topic>_parked.reads.<token>`
  * and `<logs topic>_parked.retry`, with their payload, their headers, and the stamp that the intake gave them. They are
  * presented with that stamp, so that a request keeps its identity, its place in the order and the id of its event, however
- * often it is set aside.
+ * often it is parked.
  */
 import { createHash } from "node:crypto"
 import type { Stamp } from "../contract/LogEntry.ts"
@@ -53,7 +53,7 @@ const added = {
 } as const
 
 /** The message that keeps a request; `undefined` where it does not fit in `max_payload` with the added headers. */
-export const setAsideMessage = (subject: string, request: OriginalRequest, maxPayload: number): Message | undefined => {
+export const parkedMessage = (subject: string, request: OriginalRequest, maxPayload: number): Message | undefined => {
   const { outcomePrefix, payload, seq, timestamp } = request
   const headers: Headers = [
     [added.subject, request.subject],
@@ -76,7 +76,7 @@ export const retryMessage = (
   outcome: string,
   maxPayload: number,
 ): Message | undefined =>
-  setAsideMessage(
+  parkedMessage(
     retrySubject(logsTopic),
     {
       subject: request.subject,
@@ -99,7 +99,7 @@ const outcomePattern = /^[A-Za-z0-9_-]{1,64}$/
  * Reads what was added, and gives the request's own headers; `undefined` where there is no good stamp, so that the message
  * stands for itself. Ours are told by their place: a sender's header of the same name comes behind.
  */
-export const readSetAside = (headers: Headers): { readonly origin: Origin; readonly headers: Headers } | undefined => {
+export const readParked = (headers: Headers): { readonly origin: Origin; readonly headers: Headers } | undefined => {
   const end = headers.findIndex(([name]) => name === added.id)
   const value = (wanted: string): string => headers.slice(0, end).find(([name]) => name === wanted)?.[1] ?? ""
   const [subject, seq, timestamp] = [value(added.subject), value(added.seq), value(added.timestamp)]
