@@ -48,7 +48,7 @@ const inMemory = [
   "test/*/{Memory,plan,transient,verify,limits,saslprep,Letter,Violations,headers,parked,Window,provision,Intake,NatsDelivery,ackSubject,StreamLife,deadLetter,ahead,sessions}.test.ts",
   "test/{config,observe,trace}/{Health,Metrics,Sampler,TracingSettings,Watchdog,traceContext}.test.ts",
   "test/load/{Reader,ledger,measures}.test.ts",
-  "test/pipeline/{Worker,traces}.test.ts",
+  "test/pipeline/{Worker,traces,Flow,Batcher,Waiting,batches,Shares}.test.ts",
   "test/{cli/logging,cli/heap,fuzz/check,mutants/mutants}.test.ts",
 ]
 

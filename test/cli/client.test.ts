@@ -145,6 +145,28 @@ describe("PageMerge", () => {
     assert.deepStrictEqual(positions(merge.accept(page("t", 1, entries(4, 5)))), [4, 5])
   })
 
+  it("goes on within one instant by the sequence number", () => {
+    for (const order of ["asc", "desc"] as const) {
+      const merge = new PageMerge(order)
+      const at = (seqs: ReadonlyArray<number>) =>
+        seqs.map((seq) => ({ position: 10 + seq, seq, timestamp: 7, log: "x" }))
+      const first = order === "asc" ? [1, 2] : [6, 5]
+      assert.lengthOf(merge.accept(page("s", 0, at(first)))!.entries, 2)
+      // The last one that was handed on is not among these.
+      const [others, expected] =
+        order === "asc"
+          ? [
+              [1, 3, 4],
+              [13, 14],
+            ]
+          : [
+              [6, 4, 3],
+              [14, 13],
+            ]
+      assert.deepStrictEqual(positions(merge.accept(page("t", 0, at(others)))), expected)
+    }
+  })
+
   it("knows the order of a cursor", () => {
     assert.strictEqual(orderOf({ id: largest, after: `d.${largest.toString(36)}.1.1` }), "desc")
     assert.strictEqual(orderOf({ id: largest, after: `p.${largest.toString(36)}.1` }), "position")

@@ -2,7 +2,8 @@
  * `npm run mutants`: makes each mistake of mutants.ts in a copy of the program, one at a time, and runs the tests that should notice.
  *
  * Prints a line for each that survives, and how many were caught. Exit code 1 if fewer than 85 of 100 were: an aimed test is
- * missing then. `--file NAME` and `--from N`, `--count N` take a part of them; `--workers N` run at once (default 2).
+ * missing then. `--file NAME` and `--from N`, `--count N` take a part of them; `--workers N` run at once (default 2). `--out FILE`
+ * keeps what became of each; `--again FILE` takes only those that were not caught there.
  */
 import { spawn } from "node:child_process"
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
@@ -23,12 +24,24 @@ const { values } = parseArgs({
     count: { type: "string", default: "100000" },
     workers: { type: "string", default: "2" },
     out: { type: "string" },
+    again: { type: "string" },
   },
 })
+
+const before =
+  values.again === undefined
+    ? []
+    : (JSON.parse(readFileSync(values.again, "utf8")) as ReadonlyArray<Readonly<Record<string, unknown>>>)
+const caughtBefore = new Set(
+  before
+    .filter(({ caught }) => caught === true)
+    .map(({ file, from, to }) => `${String(file)} ${String(from)} ${String(to)}`),
+)
 
 const mutants = groups
   .flatMap(({ changes, file, tests }) => changes.map(([from, to, reason]) => ({ file, tests, from, to, reason })))
   .filter(({ file }) => values.file === undefined || file.includes(values.file))
+  .filter(({ file, from, to }) => !caughtBefore.has(`${file} ${from} ${to}`))
   .slice(Number(values.from), Number(values.from) + Number(values.count))
 
 type Mutant = (typeof mutants)[number]

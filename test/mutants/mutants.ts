@@ -399,7 +399,7 @@ export const groups: ReadonlyArray<MutantGroup> = [
   },
   {
     file: "pipeline/Lane.ts",
-    tests: pipeline,
+    tests: ["test/pipeline/batches.test.ts", ...pipeline],
     changes: [
       ["if (!Latch.isOpen(down)) detachAll()", ""],
       ["for (const delivery of placed) delivery.ack()", ""],
@@ -413,7 +413,7 @@ export const groups: ReadonlyArray<MutantGroup> = [
   },
   {
     file: "pipeline/AppendPipeline.ts",
-    tests: ["test/pipeline/Worker.test.ts", ...pipeline],
+    tests: ["test/pipeline/batches.test.ts", ...pipeline],
     changes: [
       ["if (problem !== undefined) return Result.fail", "if (false) return Result.fail"],
       ['deliveryCount > 1 || source === "parked"', "deliveryCount > 1"],
@@ -445,7 +445,7 @@ export const groups: ReadonlyArray<MutantGroup> = [
   },
   {
     file: "pipeline/Flow.ts",
-    tests: ["test/pipeline/slow.test.ts"],
+    tests: ["test/pipeline/Flow.test.ts", "test/pipeline/slow.test.ts"],
     changes: [
       ["if (millis < limits.slowMillis) return false", ""],
       ["millis >= limits.slowerTimes * other.millis", "true"],
@@ -465,7 +465,7 @@ export const groups: ReadonlyArray<MutantGroup> = [
   },
   {
     file: "pipeline/Waiting.ts",
-    tests: pipeline,
+    tests: ["test/pipeline/Waiting.test.ts", ...pipeline],
     changes: [
       ["this.#works.length >= this.#entriesMax ||", ""],
       ["|| !this.#budget.tryAdd(work.weight)", ""],
@@ -474,7 +474,7 @@ export const groups: ReadonlyArray<MutantGroup> = [
   },
   {
     file: "pipeline/Batcher.ts",
-    tests: pipeline,
+    tests: ["test/pipeline/Batcher.test.ts", ...pipeline],
     changes: [
       ["if (count > 0 && total > sizeMax) break", ""],
       ["if (this.#waiting.length === 0) this.#arrived.closeUnsafe()", ""],
@@ -491,7 +491,7 @@ export const groups: ReadonlyArray<MutantGroup> = [
   },
   {
     file: "pipeline/limits.ts",
-    tests: ["test/pipeline", "test/cli/heap.test.ts"],
+    tests: ["test/pipeline/Batcher.test.ts", "test/pipeline", "test/cli/heap.test.ts"],
     changes: [
       ["export const keepAliveMillis = 10_000", "export const keepAliveMillis = 100_000"],
       ["export const lossCheckMillis = 30_000", "export const lossCheckMillis = 3_000_000"],
@@ -523,7 +523,11 @@ export const groups: ReadonlyArray<MutantGroup> = [
     file: "client/PageMerge.ts",
     tests: ["test/cli/client.test.ts"],
     changes: [
-      ["if (page.page < snapshot.expected) return undefined", ""],
+      [
+        "if (page.page < snapshot.expected) return undefined",
+        "",
+        "a repeated page is not handed on either way; it is only kept until the read ends",
+      ],
       ["index >= 0 ? index + 1 :", "index >= 0 ? index :"],
       ['if (order === "position") return entry.position > last.position', ""],
       ["|| entry.seq - last.seq", ""],

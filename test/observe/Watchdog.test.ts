@@ -34,6 +34,13 @@ describe("the watchdog", () => {
     assert.deepStrictEqual(watchdog.findings(3_600_000), [])
   })
 
+  it("excuses nothing that needs no broker", () => {
+    const watchdog = new Watchdog()
+    const parts = [part(1, 1), { ...part(1, 1, "event loop"), excusable: false }]
+    for (let now = 0; now <= stuckMillis; now += every) watchdog.look(parts, now, now + every, true)
+    assert.deepStrictEqual(watchdog.findings(stuckMillis), ["event loop: holds 1 and has not moved for 120 s"])
+  })
+
   it("starts anew when what they waited for was away", () => {
     const watchdog = new Watchdog()
     watch(watchdog, 0, stuckMillis - every, () => [part(1, 1)])

@@ -1,46 +1,62 @@
-/** What is asked for while a batch is under way is done in the next one. */
+/** What several ask for is done together, within its bounds. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, Latch } from "effect"
+import { Effect, Exit, Fiber } from "effect"
 import { Batcher } from "../../src/pipeline/Batcher.ts"
+import * as limits from "../../src/pipeline/limits.ts"
 
-const options = { inputsMax: 3, sizeMax: 100, size: (input: number) => input, atOnce: 1 }
+const start = Effect.gen(function* () {
+  const batches: Array<ReadonlyArray<number>> = []
+  const batcher = new Batcher<number, number, never>({
+    atOnce: 1,
+    inputsMax: 3,
+    sizeMax: 100,
+    size: (input) => input,
+    run: (inputs) =>
+      Effect.sync(() => {
+        batches.push(inputs)
+        return inputs.map((input) => Exit.succeed(2 * input))
+      }),
+  })
+  return { batcher, batches }
+})
 
-describe("batcher", () => {
-  it.effect("batches are what waits, within both bounds; each gets its own outcome", () =>
+describe("Batcher", () => {
+  it.effect("keeps to its bounds in number and in size; what is larger than that goes alone", () =>
     Effect.gen(function* () {
-      const gate = Latch.makeUnsafe(false)
-      const batches: Array<ReadonlyArray<number>> = []
-      const batcher = new Batcher<number, string, string>({
-        ...options,
-        run: (inputs) => {
-          batches.push(inputs)
-          const outcomes = inputs.map((input) => (input === 13 ? Exit.fail("unlucky") : Exit.succeed(`got ${input}`)))
-          return Effect.as(gate.await, outcomes)
-        },
-      })
-      yield* Effect.forkScoped(batcher.run, { startImmediately: true })
-      const ask = (input: number) => Effect.forkChild(Effect.exit(batcher.ask(input)), { startImmediately: true })
-      const first = yield* ask(1)
-      while (batches.length === 0) yield* Effect.yieldNow
-      const asked = yield* Effect.forEach([2, 13, 4, 5, 99, 150, 6], ask)
-      const withdrawn = yield* ask(7)
-      yield* Fiber.interrupt(withdrawn)
-      yield* gate.open
-      assert.deepStrictEqual(yield* Fiber.join(first), Exit.succeed("got 1"))
-      const exits = yield* Effect.forEach(asked, Fiber.join)
-      assert.deepStrictEqual(exits[1], Exit.fail("unlucky"))
-      assert.deepStrictEqual(exits[6], Exit.succeed("got 6"))
-      assert.deepStrictEqual(batches, [[1], [2, 13, 4], [5], [99], [150], [6]])
-    }),
+      const { batcher, batches } = yield* start
+      const asking = yield* Effect.forkChild(
+        Effect.forEach([1, 2, 3, 4, 60, 50, 200, 5], (input) => batcher.ask(input), { concurrency: "unbounded" }),
+        { startImmediately: true },
+      )
+      yield* Effect.forkScoped(batcher.run)
+      assert.deepStrictEqual(yield* Fiber.join(asking), [2, 4, 6, 8, 120, 100, 400, 10])
+      assert.deepStrictEqual(batches, [[1, 2, 3], [4, 60], [50], [200], [5]])
+    }).pipe(Effect.scoped),
   )
 
-  it.effect("a defect of a batch reaches those who wait for it, and whoever runs it", () =>
+  it.effect("does nothing while nobody asks, and leaves out who has gone", () =>
     Effect.gen(function* () {
-      const batcher = new Batcher<number, string, never>({ ...options, run: () => Effect.die("broken") })
-      const running = yield* Effect.forkChild(Effect.exit(batcher.run))
-      const exit = yield* Effect.exit(batcher.ask(1))
-      assert.isTrue(Exit.isFailure(exit))
-      assert.isTrue(Exit.isFailure(yield* Fiber.join(running)))
-    }),
+      const { batcher, batches } = yield* start
+      const gone = yield* Effect.forkChild(batcher.ask(1), { startImmediately: true })
+      yield* Fiber.interrupt(gone)
+      yield* Effect.forkScoped(batcher.run)
+      assert.strictEqual(yield* batcher.ask(2), 4)
+      for (let i = 0; i < 20; i++) yield* Effect.yieldNow
+      assert.deepStrictEqual(
+        batches.filter((batch) => batch.length > 0),
+        [[2]],
+      )
+      assert.isAtMost(batches.length, 2)
+    }).pipe(Effect.scoped),
   )
+})
+
+describe("handBackDelay", () => {
+  it("doubles up to a minute, each a fifth shorter or longer", () => {
+    assert.deepStrictEqual(
+      [1, 2, 3, 6, 7, 100].map((count) => limits.handBackDelay(count, 0.5)),
+      [1_000, 2_000, 4_000, 32_000, 60_000, 60_000],
+    )
+    assert.deepStrictEqual([limits.handBackDelay(1, 0), limits.handBackDelay(1, 1)], [800, 1_200])
+  })
 })
