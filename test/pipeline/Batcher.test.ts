@@ -4,7 +4,7 @@ import { Effect, Exit, Fiber } from "effect"
 import { Batcher } from "../../src/pipeline/Batcher.ts"
 import * as limits from "../../src/pipeline/limits.ts"
 
-const start = Effect.gen(function* () {
+const start = Effect.sync(() => {
   const batches: Array<ReadonlyArray<number>> = []
   const batcher = new Batcher<number, number, never>({
     atOnce: 1,

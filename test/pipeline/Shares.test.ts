@@ -79,6 +79,22 @@ describe("shares", () => {
     assert.isDefined(shares.tryTake("a", 2n, 10))
   })
 
+  it.effect("who comes later does not overtake who waits, though there would be room for it", () =>
+    Effect.gen(function* () {
+      const shares = new Shares(1_000, 1)
+      const held = fill(shares, "a", 100, 1n)
+      const waiting = yield* Effect.forkChild(shares.take("a", 1n, 400), { startImmediately: true })
+      assert.isAbove(shares.waiting, 0)
+      held.pop()!.release()
+      assert.isUndefined(shares.tryTake("a", 1n, 100))
+      for (const lease of held) lease.release()
+      const lease = yield* Fiber.join(waiting)
+      assert.strictEqual(shares.heldBy("a"), 400)
+      lease.release()
+      assert.isDefined(shares.tryTake("a", 1n, 100))
+    }),
+  )
+
   it("who holds nothing may take one thing, however large", () => {
     const shares = new Shares(10, 2)
     const large = shares.tryTake("a", 1n, 50)

@@ -9,6 +9,7 @@ import * as limits from "../../src/pipeline/limits.ts"
 import { runWorker } from "../../src/pipeline/Worker.ts"
 import { HashRing, HashRingLive } from "../../src/placement/HashRing.ts"
 import { layerMemory as shardsMemory, MemoryShards } from "../../src/shard/Memory.ts"
+import { ShardPool } from "../../src/shard/ShardPool.ts"
 
 const world = (shards: ReadonlyArray<string>, ackPendingMax = 10_000) =>
   Layer.mergeAll(
@@ -283,6 +284,60 @@ describe("a database that is older than it was", () => {
       yield* untilEvents(102)
       yield* TestClock.adjust("2 minutes")
       assert.strictEqual(complaints(), 1)
+    }).pipe(Effect.scoped, Effect.provide(Layer.mergeAll(world(["a", "b"]), logger)))
+  })
+})
+
+describe("an append that is too large to be parked", () => {
+  it.effect("goes back to the intake, unacknowledged, and is stored when its shard is back", () =>
+    Effect.gen(function* () {
+      const broker = yield* MemoryBroker
+      const shards = yield* MemoryShards
+      const metrics = yield* Metrics
+      const [lost] = yield* idsOf("a", 1)
+      const [flowing] = yield* idsOf("b", 1)
+      yield* worker
+      yield* shards.setState("a", "down")
+      const expected = (yield* publishAll([lost!], heldMax + 1_000)).get(lost!)!
+      // The whole message is as large as the broker takes; what is added to park it would not fit.
+      const frame = JSON.stringify({ id: lost, log: "large", more: "" })
+      const large = JSON.stringify({ id: lost, log: "large", more: "x".repeat(1024 * 1024 - frame.length) })
+      yield* broker.publishAppend(large)
+      yield* publish(flowing!, "x")
+      yield* TestClock.adjust("1 minute")
+      const [handedBack, unsettled] = [yield* metrics.value("handed_back_total", { shard: "a" }), broker.unsettled()]
+      yield* shards.setState("a", "up")
+      yield* untilEvents(heldMax + 1_002)
+      assert.isAtLeast(handedBack, 1)
+      assert.strictEqual(unsettled, heldMax + 1_001)
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual(broker.unsettled(), 0)
+      yield* assertLogs(new Map([[lost!, [...expected, "large"]]]))
+    }).pipe(Effect.scoped, Effect.provide(world(["a", "b"]))),
+  )
+})
+
+describe("another entry in the place of one that was committed", () => {
+  it.effect("is a loss too, also with the sequence number of that one: its stream began anew", () => {
+    const logged: Array<string> = []
+    const logger = Logger.layer([Logger.make(({ message }) => void logged.push(String(message)))])
+    return Effect.gen(function* () {
+      const shards = yield* MemoryShards
+      const pool = yield* ShardPool
+      const [id] = yield* idsOf("a", 1)
+      yield* worker
+      yield* publishAll([id!], 10)
+      yield* untilEvents(10)
+      const object = ObjectId.make(BigInt(id!))
+      const { seq, timestamp } = (yield* shards.entries("a", object)).at(-1)!
+      yield* shards.restore("a", object, 9)
+      const other = { id: object, seq, timestamp: timestamp + 1n, log: "other", messageId: undefined }
+      yield* pool.append("a", [{ ...other, redelivered: false }])
+      yield* TestClock.adjust("2 minutes")
+      assert.lengthOf(
+        logged.filter((line) => line.includes("run: objectlog replay")),
+        1,
+      )
     }).pipe(Effect.scoped, Effect.provide(Layer.mergeAll(world(["a", "b"]), logger)))
   })
 })

@@ -113,6 +113,27 @@ describe("dead letters that nobody takes", () => {
     }).pipe(Effect.scoped, Effect.provide(world(letters)))
   })
 
+  it.effect("few that are large fill it as well", () => {
+    const letters = refusing()
+    return Effect.gen(function* () {
+      const broker = yield* MemoryBroker
+      const metrics = yield* Metrics
+      yield* worker
+      const large = `no JSON ${"x".repeat(limits.refusalsBytesMax / 16)}`
+      for (let i = 0; i < 40; i++) yield* broker.publishAppend(large)
+      yield* TestClock.adjust("10 seconds")
+      assert.isAtMost(letters.underWay.size, 16)
+      assert.isAbove(yield* metrics.value("retries_total", { part: "dead letter", reason: "full" }), 0)
+      letters.takes = true
+      yield* until(
+        "all are kept",
+        Effect.sync(() => broker.unsettled() === 0),
+        5,
+      )
+      assert.lengthOf(broker.deadLetters(), 40)
+    }).pipe(Effect.scoped, Effect.provide(world(letters)))
+  })
+
   it.effect("reads that are in order are answered", () => {
     const letters = refusing()
     return Effect.gen(function* () {
