@@ -307,6 +307,8 @@ describe("an append that is too large to be parked", () => {
       yield* TestClock.adjust("1 minute")
       const [handedBack, unsettled] = [yield* metrics.value("handed_back_total", { shard: "a" }), broker.unsettled()]
       yield* shards.setState("a", "up")
+      // It comes again after a minute and a fifth at most.
+      yield* TestClock.adjust("2 minutes")
       yield* untilEvents(heldMax + 1_002)
       assert.isAtLeast(handedBack, 1)
       assert.strictEqual(unsettled, heldMax + 1_001)
