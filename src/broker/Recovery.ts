@@ -97,6 +97,8 @@ export class Recovery {
       yield* isNews ? Effect.logWarning(line) : Effect.logDebug(line)
       const millis = Math.min(lostMillis.first * 2 ** failures, lostMillis.longest)
       yield* Effect.sleep(millis * (0.8 + 0.4 * (yield* Random.next)))
+      // The stream may have been made again during the pause; with a consumer, old acknowledgements would count there.
+      stream.doubt()
       return yield* insisted
     })
   }

@@ -45,6 +45,15 @@ export const groups: ReadonlyArray<MutantGroup> = [
     ],
   },
   {
+    file: "broker/Recovery.ts",
+    tests: ["test/broker/recovery.test.ts", "test/broker/accidents.test.ts"],
+    changes: [
+      ["if (isStreamNotFound(error)) stream.doubt()", ""],
+      ["limits.bytes < this.#maxPayload()", "false"],
+      ["Date.now() - repair.at < repairPauseMillis", "false"],
+    ],
+  },
+  {
     file: "broker/NatsDelivery.ts",
     tests: ["test/broker/NatsDelivery.test.ts", "test/broker/Intake.test.ts", "test/broker/NatsLive.test.ts"],
     changes: [

@@ -53,7 +53,15 @@ const simulate = async (seed: number) => {
     recover: (reason) =>
       // As Recovery does it: after a pause, once it is known which stream is there.
       Effect.andThen(
-        Effect.andThen(Effect.sleep(reason === undefined ? 0 : 1_000), streams.sure),
+        reason === undefined
+          ? streams.sure
+          : Effect.andThen(
+              Effect.delay(
+                Effect.sync(() => streams.doubt()),
+                1_000,
+              ),
+              Effect.suspend(() => streams.sure),
+            ),
         asked(() => {
           server.provision()
           return { messages: Infinity, bytes: Infinity, millis: Infinity }
@@ -76,13 +84,14 @@ const simulate = async (seed: number) => {
     )
   }
   let mostHeld = 0
+  let isBreaking = true
   const take = Effect.gen(function* () {
     for (const delivery of yield* intake.take) {
       // The text says of which life it is.
       settle(delivery, Number(delivery.text!.split(":")[0]))
     }
     // Sometimes nobody takes for a while.
-    if (chance(10)) yield* Effect.sleep(prng.below(30_000))
+    if (isBreaking && chance(10)) yield* Effect.sleep(prng.below(30_000))
   })
   const scope = Effect.runSync(Scope.make())
   for (const loop of [intake.keep, streams.keep(asked(found, 50)), Effect.forever(take)]) {
@@ -116,8 +125,9 @@ const simulate = async (seed: number) => {
     }
   }
   await run(120, true)
+  isBreaking = false
   server.silentUntil = 0
-  await run(200, false)
+  for (let i = 0; i < 60 && (i === 0 || server.open.length > 0); i++) await run(20, false)
   await Effect.runPromise(Scope.close(scope, Exit.void))
   const closing = intake.close()
   await vi.advanceTimersByTimeAsync(1_000)
