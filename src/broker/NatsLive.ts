@@ -28,7 +28,7 @@ import { Recovery, recoveryPauses } from "./Recovery.ts"
 import { parkedTopic, reserveTopic } from "../contract/Topics.ts"
 import { makeStorage, type Storage } from "./Storage.ts"
 import { StreamLives } from "./StreamLife.ts"
-import type { PurgedPart } from "./streamRules.ts"
+import type { PurgedRole } from "./streamRules.ts"
 import { Violations } from "./Violations.ts"
 
 export interface NatsSettings extends Topics {
@@ -81,18 +81,18 @@ const watchViolations = Effect.fnUntraced(function* (
   return violations
 })
 
-/** The broker's parts, which the functions below put to work. */
-interface Parts {
+/** What the broker is made of, for the functions below. */
+interface Inner {
   readonly settings: NatsSettings
   readonly connection: NatsConnection
   readonly state: ConnectionState
   readonly incoming: Incoming
   readonly recovery: Recovery
   readonly storage: Storage
-  readonly streams: Readonly<Record<PurgedPart, StreamLives>>
+  readonly streams: Readonly<Record<PurgedRole, StreamLives>>
 }
 
-const isUp = ({ connection, state }: Pick<Parts, "connection" | "state">): boolean =>
+const isUp = ({ connection, state }: Pick<Inner, "connection" | "state">): boolean =>
   state.connected && !connection.isClosed()
 
 /** The server's `max_payload`, in bytes. While the connection is being made again the last one counts. */
@@ -119,7 +119,7 @@ const provisioned = Effect.fnUntraced(function* (
 })
 
 /** The streams of deliveries, and what they hold. */
-const makePulls = ({ connection, incoming, recovery, settings, state, storage, streams }: Parts) => {
+const makePulls = ({ connection, incoming, recovery, settings, state, storage, streams }: Inner) => {
   const counts = {
     logs: { buffered: 0, taken: 0 },
     query: { buffered: 0, taken: 0 },
@@ -127,11 +127,11 @@ const makePulls = ({ connection, incoming, recovery, settings, state, storage, s
   }
   const parkedBytes = parkedShareBytes(settings.shards ?? 1)
   const pull = (spec: ConsumerSpec, messages: number): Stream.Stream<Delivery> => {
-    const stream = streams[spec.part]
-    const isParked = spec.part === "parked"
+    const stream = streams[spec.role]
+    const isParked = spec.role === "parked"
     const options = {
-      counts: counts[spec.part],
-      volume: storage.volumes[spec.part],
+      counts: counts[spec.role],
+      volume: storage.volumes[spec.role],
       connection,
       incoming,
       stream,
@@ -146,7 +146,7 @@ const makePulls = ({ connection, incoming, recovery, settings, state, storage, s
   return { counts, pull }
 }
 
-const viewOf = ({ recovery, storage, ...wire }: Parts, violations: Violations): ConnectionView => {
+const viewOf = ({ recovery, storage, ...wire }: Inner, violations: Violations): ConnectionView => {
   const refused = violations.current(Date.now()).map(({ more, operation, text }) => ({
     text: `refused (${operation}): ${text}${more === 0 ? "" : `, and ${more} more`}`,
     // Whom a request names as its `reply_to` is not the worker's affair, and it can do without a reserve.
@@ -174,11 +174,11 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
   const incoming = new Incoming(connection)
   const recovery = new Recovery(jsm, state, settings, maxPayload)
 
-  const lives = Effect.fnUntraced(function* (part: PurgedPart) {
-    const stream = new StreamLives(found[part], () => state.connected, outgoing)
+  const lives = Effect.fnUntraced(function* (role: PurgedRole) {
+    const stream = new StreamLives(found[role], () => state.connected, outgoing)
     // The first to hear of it: before anything of the stream is settled or pulled.
     state.onReconnect.add(() => stream.doubt())
-    yield* Effect.forkScoped(stream.keep(recovery.stream(part)))
+    yield* Effect.forkScoped(stream.keep(recovery.stream(role)))
     return stream
   })
   const streams = { logs: yield* lives("logs"), query: yield* lives("query"), parked: yield* lives("parked") }
@@ -194,14 +194,14 @@ const make = Effect.fnUntraced(function* (settings: NatsSettings) {
     isConnected: () => isUp({ connection, state }),
     version: () => connection.info?.version,
     reconnects: state.onReconnect,
-    nameOf: (part) => (part === "response" || part === "dead" ? found[part].name : streams[part].name),
+    nameOf: (role) => (role === "response" || role === "dead" ? found[role].name : streams[role].name),
   })
 
-  const parts: Parts = { settings, connection, state, incoming, recovery, storage, streams }
-  const { counts, pull } = makePulls(parts)
+  const inner: Inner = { settings, connection, state, incoming, recovery, storage, streams }
+  const { counts, pull } = makePulls(inner)
   return Broker.of({
     maxPayload,
-    connection: () => viewOf(parts, violations),
+    connection: () => viewOf(inner, violations),
     closed,
     state: brokerState(jsm, settings, counts),
     appends: pull(intakeConsumer("logs", settings), appendsPull),

@@ -12,7 +12,7 @@ import { isStreamNotFound } from "../nats/jetStreamErrors.ts"
 import { resetAhead } from "./maintain.ts"
 import { BrokerMisconfigured, ensureConsumer, ensureStream, type Topics } from "./provision.ts"
 import type { StreamLives } from "./StreamLife.ts"
-import type { StreamPart } from "./streamRules.ts"
+import type { StreamRole } from "./streamRules.ts"
 
 /** Between two attempts to recover something; also to provision at the start. */
 export const recoveryPauses = Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("5 seconds")]).pipe(
@@ -33,8 +33,8 @@ const limitsOf = ({ max_batch, max_bytes, max_expires }: ConsumerConfig): Reques
 })
 
 /** A stream that is pulled from, and one that something is stored in: one may serve for the other although it can't for the first. */
-const sourceKey = (part: StreamPart): string => `stream of ${part}`
-const destinationKey = (part: StreamPart): string => `destination ${part}`
+const sourceKey = (role: StreamRole): string => `stream of ${role}`
+const destinationKey = (role: StreamRole): string => `destination ${role}`
 
 export class Recovery {
   readonly #jsm: JetStreamManager
@@ -42,7 +42,7 @@ export class Recovery {
   readonly #topics: Topics
   readonly #maxPayload: () => number
   readonly #troubles = new Map<string, Trouble>()
-  readonly #repairs = new Map<StreamPart, { readonly turn: Semaphore.Semaphore; at: number }>()
+  readonly #repairs = new Map<StreamRole, { readonly turn: Semaphore.Semaphore; at: number }>()
   /** Why each consumer was lost the last time. */
   readonly #reasons = new Map<string, string>()
 
@@ -58,8 +58,8 @@ export class Recovery {
   }
 
   /** The stream, made again where it is missing. */
-  stream(part: StreamPart) {
-    return this.#insisted(sourceKey(part), true, ensureStream(this.#jsm, part, this.#topics, "there"))
+  stream(role: StreamRole) {
+    return this.#insisted(sourceKey(role), true, ensureStream(this.#jsm, role, this.#topics, "there"))
   }
 
   /** The consumer, once its stream is known, made again where it is missing; what it allows. */
@@ -88,7 +88,7 @@ export class Recovery {
       ),
     )
     // What was parked is a part of the work.
-    const insisted = this.#insisted(`consumer ${spec.filter}`, spec.part !== "parked", ensured)
+    const insisted = this.#insisted(`consumer ${spec.filter}`, spec.role !== "parked", ensured)
     if (reason === undefined) return insisted
     const isNews = failures === 0 || this.#reasons.get(spec.filter) !== reason
     this.#reasons.set(spec.filter, reason)
@@ -104,14 +104,14 @@ export class Recovery {
   }
 
   /** Once after something could not be stored: its stream may be missing. Several that find that out make it again once. */
-  repair(part: StreamPart): Effect.Effect<void> {
-    let repair = this.#repairs.get(part)
-    if (repair === undefined) this.#repairs.set(part, (repair = { turn: Semaphore.makeUnsafe(1), at: 0 }))
+  repair(role: StreamRole): Effect.Effect<void> {
+    let repair = this.#repairs.get(role)
+    if (repair === undefined) this.#repairs.set(role, (repair = { turn: Semaphore.makeUnsafe(1), at: 0 }))
     const { turn } = repair
     return Effect.suspend(() =>
       !this.#connection.connected || Date.now() - repair.at < repairPauseMillis
         ? Effect.void
-        : this.#tried(destinationKey(part), true, ensureStream(this.#jsm, part, this.#topics, "there")).pipe(
+        : this.#tried(destinationKey(role), true, ensureStream(this.#jsm, role, this.#topics, "there")).pipe(
             Effect.ignore,
             Effect.ensuring(Effect.sync(() => (repair.at = Date.now()))),
           ),
@@ -119,8 +119,8 @@ export class Recovery {
   }
 
   /** Something was stored in the stream: whatever was wrong with it is over. */
-  works(part: StreamPart): void {
-    this.#troubles.delete(destinationKey(part))
+  works(role: StreamRole): void {
+    this.#troubles.delete(destinationKey(role))
   }
 
   /** Tries once; what fails is said where it is news. */

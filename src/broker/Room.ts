@@ -14,7 +14,7 @@ import { attempt, findStream, streamSubjects, type Topics } from "./provision.ts
 import { isStoreFull } from "../nats/jetStreamErrors.ts"
 import type { Reserve } from "./Reserve.ts"
 import type { Storing } from "./Storing.ts"
-import { isOursAlone, type PurgedPart, purgedParts } from "./streamRules.ts"
+import { isOursAlone, type PurgedRole, purgedParts } from "./streamRules.ts"
 
 /** Bytes of old events that are dropped at a time. */
 const eventsAtOnce = 8 * 1024 ** 2
@@ -39,7 +39,7 @@ export interface RoomOptions {
   readonly jsm: JetStreamManager
   readonly topics: Topics
   /** The present name of the stream of a part. */
-  readonly nameOf: (part: PurgedPart) => string
+  readonly nameOf: (role: PurgedRole) => string
   readonly reserve: Reserve
   readonly storing: Storing
 }
@@ -54,7 +54,7 @@ export const makeRoom = ({ jsm, nameOf, reserve, storing, topics }: RoomOptions)
     Effect.catch(dropped, (error) => Effect.as(Effect.logDebug(error.message), 0))
 
   const dropDone = Effect.map(
-    Effect.forEach(purgedParts, (part) => orNone(purgeDone(jsm, topics, part, nameOf(part), noMargin, 0)), {
+    Effect.forEach(purgedParts, (role) => orNone(purgeDone(jsm, topics, role, nameOf(role), noMargin, 0)), {
       concurrency: "unbounded",
     }),
     (purged) => purged.reduce((sum, messages) => sum + messages, 0),

@@ -8,14 +8,14 @@ import { isSilence, isStoreFull } from "../nats/jetStreamErrors.ts"
 import { makeReserve } from "./Reserve.ts"
 import { makeRoom } from "./Room.ts"
 import { type StorageState, Storing } from "./Storing.ts"
-import type { PurgedPart, StreamPart } from "./streamRules.ts"
+import type { PurgedRole, StreamRole } from "./streamRules.ts"
 import { runUpkeep } from "./Upkeep.ts"
 import { Volume } from "./Volume.ts"
 
 export interface Storage {
   readonly state: () => StorageState
   /** What the consumers of each stream report to, as it makes upkeep due. */
-  readonly volumes: Record<PurgedPart, Volume>
+  readonly volumes: Record<PurgedRole, Volume>
   /**
    * Has something stored; `what` names it for an operator. Makes room where there is none, and fails with the refusal only
    * when nothing is left to give up.
@@ -46,7 +46,7 @@ export interface StorageOptions {
   /** Called when the connection was made again. */
   readonly reconnects: Set<() => void>
   /** The present name of the stream of a part. */
-  readonly nameOf: (part: StreamPart) => string
+  readonly nameOf: (role: StreamRole) => string
 }
 
 /** Runs the upkeep until the scope closes. */

@@ -11,7 +11,7 @@ import { isSilence } from "../nats/jetStreamErrors.ts"
 import type { Reserve } from "./Reserve.ts"
 import type { Room } from "./Room.ts"
 import type { Storing } from "./Storing.ts"
-import { type PurgedPart, purgedParts, type StreamPart } from "./streamRules.ts"
+import { type PurgedRole, purgedParts, type StreamRole } from "./streamRules.ts"
 import type { Volume } from "./Volume.ts"
 
 /** From one time to the next: where little comes, where much does, and while the store is full. */
@@ -33,8 +33,8 @@ export interface UpkeepOptions {
   readonly jsm: JetStreamManager
   readonly topics: Topics
   /** The present name of the stream of a part. */
-  readonly nameOf: (part: StreamPart) => string
-  readonly volumes: Record<PurgedPart, Volume>
+  readonly nameOf: (role: StreamRole) => string
+  readonly volumes: Record<PurgedRole, Volume>
   readonly reserve: Reserve
   readonly room: Room
   readonly storing: Storing
@@ -56,7 +56,7 @@ export const runUpkeep = Effect.fnUntraced(function* (options: UpkeepOptions): E
     Effect.forever,
   )
   /** While it is full there is no margin. */
-  const kept = (part: PurgedPart) => (Latch.isOpen(storing.full) ? noMargin : margin(part, maxStorage))
+  const kept = (role: PurgedRole) => (Latch.isOpen(storing.full) ? noMargin : margin(role, maxStorage))
   /** Jittered, so that workers that start together don't all ask at once. */
   const pause = Effect.flatMap(Random.next, (random) => Effect.sleep(everyMillis * (0.8 + 0.4 * random)))
 
@@ -67,11 +67,11 @@ export const runUpkeep = Effect.fnUntraced(function* (options: UpkeepOptions): E
 
   const watched = <A>(
     what: string,
-    part: StreamPart,
+    role: StreamRole,
     look: Effect.Effect<A, BrokerUnavailable | BrokerMisconfigured>,
   ) =>
     Effect.suspend(() => {
-      const name = nameOf(part)
+      const name = nameOf(role)
       return storing
         .heard(`${what} ${name}`, look, (error) => error._tag === "BrokerUnavailable" && isDead(error))
         .pipe(
@@ -80,26 +80,26 @@ export const runUpkeep = Effect.fnUntraced(function* (options: UpkeepOptions): E
           Effect.catch((error) => Effect.logDebug(error.message)),
         )
     })
-  const purging = purgedParts.map((part) =>
+  const purging = purgedParts.map((role) =>
     whenCalm(
       watched(
         "a purge of",
-        part,
-        Effect.suspend(() => purgeDone(jsm, topics, part, nameOf(part), kept(part), volumes[part].settle())),
+        role,
+        Effect.suspend(() => purgeDone(jsm, topics, role, nameOf(role), kept(role), volumes[role].settle())),
       ),
     ).pipe(
       Effect.andThen(Effect.sleep(oftenMillis)),
-      Effect.andThen(Effect.raceFirst(next, volumes[part].due.await)),
+      Effect.andThen(Effect.raceFirst(next, volumes[role].due.await)),
       Effect.forever,
     ),
   )
-  const looking = (["response", "dead"] as const).map((part) =>
-    watched("a look at", part, ensureRules(jsm, topics, part)).pipe(Effect.andThen(pause), Effect.forever),
+  const looking = (["response", "dead"] as const).map((role) =>
+    watched("a look at", role, ensureRules(jsm, topics, role)).pipe(Effect.andThen(pause), Effect.forever),
   )
-  const testing = purgedParts.map((part) =>
+  const testing = purgedParts.map((role) =>
     Effect.suspend(() => {
       if (!tellsUnwritable(version())) return Effect.void
-      const name = nameOf(part)
+      const name = nameOf(role)
       return Effect.ignore(storing.heard(`a write to ${name}`, ensureWritable(jsm, name), isDead))
     }).pipe(Effect.delay(writableMillis), Effect.forever),
   )

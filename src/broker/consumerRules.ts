@@ -3,7 +3,7 @@
  * consumer's configuration, of nats-server 2.9 to 2.15, is in the rules below or in the list of what does no harm.
  */
 import { AckPolicy, type ConsumerConfig, DeliverPolicy, ReplayPolicy } from "@nats-io/jetstream"
-import type { PurgedPart } from "./streamRules.ts"
+import type { PurgedRole } from "./streamRules.ts"
 
 /**
  * What a worker held that is gone waits for so long. Below twenty seconds what is held is delivered again, since it is
@@ -19,7 +19,7 @@ const nanos = 1_000_000
 /** A durable pull consumer that all workers share. */
 export interface ConsumerSpec {
   /** The stream that it is on. */
-  readonly part: PurgedPart
+  readonly role: PurgedRole
   readonly name: string
   readonly filter: string
   /** Deliveries that may be under way or handed back at the same time, over all workers. */

@@ -14,7 +14,7 @@ import {
   type Topics,
 } from "./provision.ts"
 import { consumerName } from "../contract/Topics.ts"
-import { type PurgedPart, type StreamPart, streamProblem } from "./streamRules.ts"
+import { type PurgedRole, type StreamRole, streamProblem } from "./streamRules.ts"
 
 /** Done messages that are kept below the ack floor: for a look back, and for a database that is restored a little older. */
 export interface Margin {
@@ -26,8 +26,8 @@ export interface Margin {
  * The margin gives way before the broker's store is full: it is bounded in bytes too, and by a share of what the account may
  * store where the server tells that.
  */
-export const margin = (part: PurgedPart, maxStorage: number): Margin => ({
-  messages: part === "logs" ? 10_000 : 1_000,
+export const margin = (role: PurgedRole, maxStorage: number): Margin => ({
+  messages: role === "logs" ? 10_000 : 1_000,
   bytes: Math.min(64 * 1024 ** 2, maxStorage > 0 ? maxStorage / 16 : Infinity),
 })
 
@@ -78,13 +78,13 @@ type Looked = Effect.fn.Return<Done, BrokerUnavailable | BrokerMisconfigured>
 const doneOfIntake = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
   topics: Topics,
-  part: "logs" | "query",
+  role: "logs" | "query",
   name: string,
 ): Looked {
   const consumer = yield* attempt("consumer info", () => jsm.consumers.info(name, consumerName))
   // Asked for after the consumer, so that the stream can only be further.
   const stream = yield* attempt("stream info", () => jsm.streams.info(name))
-  const problem = consumerProblem(consumer.config, intakeConsumer(part, topics).filter)
+  const problem = consumerProblem(consumer.config, intakeConsumer(role, topics).filter)
   if (problem !== undefined) {
     return yield* new BrokerMisconfigured({ stream: name, problem: `consumer ${consumerName}: ${problem}` })
   }
@@ -115,18 +115,18 @@ const doneOfParked = Effect.fnUntraced(function* (jsm: JetStreamManager, name: s
 })
 
 const checked = (
-  part: StreamPart,
+  role: StreamRole,
   { config }: StreamInfo,
   topics: Topics,
 ): Effect.Effect<void, BrokerMisconfigured> => {
-  const problem = streamProblem(part, config, streamSubjects(topics))
+  const problem = streamProblem(role, config, streamSubjects(topics))
   return problem === undefined ? Effect.void : Effect.fail(new BrokerMisconfigured({ stream: config.name, problem }))
 }
 
 /** Fails where a stream is no longer what it has to be: its owner may change it at any time. */
-export const ensureRules = Effect.fnUntraced(function* (jsm: JetStreamManager, topics: Topics, part: StreamPart) {
-  const found = yield* findStream(jsm, streamSubjects(topics)[part][0]!)
-  if (found !== undefined) yield* checked(part, found, topics)
+export const ensureRules = Effect.fnUntraced(function* (jsm: JetStreamManager, topics: Topics, role: StreamRole) {
+  const found = yield* findStream(jsm, streamSubjects(topics)[role][0]!)
+  if (found !== undefined) yield* checked(role, found, topics)
 })
 
 /**
@@ -147,13 +147,13 @@ export const ensureWritable = Effect.fnUntraced(function* (jsm: JetStreamManager
 export const purgeDone = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
   topics: Topics,
-  part: PurgedPart,
+  role: PurgedRole,
   name: string,
   kept: Margin,
   takenMean: number,
 ): Effect.fn.Return<number, BrokerUnavailable | BrokerMisconfigured> {
-  const { stream, upTo } = yield* part === "parked" ? doneOfParked(jsm, name) : doneOfIntake(jsm, topics, part, name)
-  yield* checked(part, stream, topics)
+  const { stream, upTo } = yield* role === "parked" ? doneOfParked(jsm, name) : doneOfIntake(jsm, topics, role, name)
+  yield* checked(role, stream, topics)
   const seq = upTo - marginMessages(kept, stream, takenMean)
   if (seq <= stream.state.first_seq) return 0
   return (yield* attempt("purge", () => jsm.streams.purge(name, { seq }))).purged

@@ -23,7 +23,7 @@ import { ackPendingLimit, isNameInUse, isNotFound, lacksRoom } from "../nats/jet
 import { consumerName, parkedTopic } from "../contract/Topics.ts"
 import { parkedSubject, retrySubject, shardToken } from "./parked.ts"
 import type { FoundStream } from "./StreamLife.ts"
-import { type StreamPart, streamParts, streamProblem, streamRemarks, type StreamSubjects } from "./streamRules.ts"
+import { type StreamRole, streamRoles, streamProblem, streamRemarks, type StreamSubjects } from "./streamRules.ts"
 
 /** A stream that exists can't serve; only its owner can decide what to do. */
 export class BrokerMisconfigured extends Schema.TaggedError<BrokerMisconfigured>()("BrokerMisconfigured", {
@@ -43,22 +43,22 @@ export interface Topics {
   readonly replicas: number
 }
 
-export const intakeConsumer = (part: "logs" | "query", topics: Topics): ConsumerSpec => ({
-  part,
+export const intakeConsumer = (role: "logs" | "query", topics: Topics): ConsumerSpec => ({
+  role,
   name: consumerName,
-  filter: part === "logs" ? topics.logsTopic : topics.queryTopic,
+  filter: role === "logs" ? topics.logsTopic : topics.queryTopic,
   ackPendingMax,
 })
 
 export const parkedConsumer = (kind: ParkedKind, shard: string, { logsTopic }: Topics): ConsumerSpec => ({
-  part: "parked",
+  role: "parked",
   name: `${kind}_${shardToken(shard)}`,
   filter: parkedSubject(logsTopic, kind, shard),
   ackPendingMax: kind === "appends" ? ackPendingMax : parkedReadsPendingMax,
 })
 
 export const retryConsumer = ({ logsTopic }: Topics): ConsumerSpec => ({
-  part: "parked",
+  role: "parked",
   name: "retry",
   filter: retrySubject(logsTopic),
   ackPendingMax,
@@ -70,7 +70,7 @@ const ackPendingMax = 100_000
 const parkedReadsPendingMax = 1_000
 
 /** The streams that `provision` found or made. */
-export type Provisioned = Record<StreamPart, FoundStream>
+export type Provisioned = Record<StreamRole, FoundStream>
 
 const nanos = (millis: number) => millis * 1_000_000
 
@@ -91,7 +91,7 @@ export const streamSubjects = ({ deadTopic, logsTopic, queryTopic, responseTopic
 type NewStream = Partial<StreamConfig> & { readonly name: string; readonly subjects: Array<string> }
 
 /** What a stream is made as where there is none. */
-const newStream = (part: StreamPart, topics: Topics): NewStream => {
+const newStream = (role: StreamRole, topics: Topics): NewStream => {
   const { deadTopic, logsTopic, queryTopic, replicas, responseTopic } = topics
   const topic = {
     logs: logsTopic,
@@ -100,17 +100,17 @@ const newStream = (part: StreamPart, topics: Topics): NewStream => {
     response: responseTopic,
     dead: deadTopic,
   }
-  const isIntake = part === "logs" || part === "query"
+  const isIntake = role === "logs" || role === "query"
   return {
-    name: streamName(topic[part]),
-    subjects: [...streamSubjects(topics)[part]],
+    name: streamName(topic[role]),
+    subjects: [...streamSubjects(topics)[role]],
     storage: StorageType.File,
     retention: RetentionPolicy.Limits,
     num_replicas: replicas,
     // Of the intakes the least that the server takes. Its window is per stream, not per object, and a retry that it swallows
     // would get no event; the shards keep message ids for ever anyway.
     duplicate_window: nanos(isIntake ? 100 : 120_000),
-    ...(part === "response" ? { discard: DiscardPolicy.Old, max_age: nanos(24 * 3_600_000) } : {}),
+    ...(role === "response" ? { discard: DiscardPolicy.Old, max_age: nanos(24 * 3_600_000) } : {}),
   }
 }
 
@@ -180,11 +180,11 @@ const deletionMillis = 2_000
 /** The stream of a part, made if there is none that captures its subject; at once where it was `never` there, as at the start. */
 export const ensureStream = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
-  part: StreamPart,
+  role: StreamRole,
   topics: Topics,
   before: "never" | "there",
 ): Effect.fn.Return<FoundStream, BrokerUnavailable | BrokerMisconfigured> {
-  const wanted = newStream(part, topics)
+  const wanted = newStream(role, topics)
   const subject = wanted.subjects[0]!
   let found = yield* findStream(jsm, subject)
   if (found === undefined && before === "there") {
@@ -192,7 +192,7 @@ export const ensureStream = Effect.fnUntraced(function* (
     found = yield* findStream(jsm, subject)
   }
   if (found === undefined) {
-    const create = part === "response" ? addResponse(jsm, wanted) : addStream(jsm, wanted)
+    const create = role === "response" ? addResponse(jsm, wanted) : addStream(jsm, wanted)
     const created = yield* Effect.result(Effect.mapError(create, advised(wanted)))
     if (Result.isSuccess(created)) return { name: wanted.name, created: created.success.created }
     // Another worker may have been faster.
@@ -206,7 +206,7 @@ export const ensureStream = Effect.fnUntraced(function* (
     }
   }
   const { name } = found.config
-  const problem = streamProblem(part, found.config, streamSubjects(topics))
+  const problem = streamProblem(role, found.config, streamSubjects(topics))
   if (problem !== undefined) return yield* new BrokerMisconfigured({ stream: name, problem })
   return { name, created: found.created }
 })
@@ -214,11 +214,11 @@ export const ensureStream = Effect.fnUntraced(function* (
 /** Says what an operator should know of streams that were made by somebody else. */
 export const remarkOnStreams = (jsm: JetStreamManager, topics: Topics): Effect.Effect<void> =>
   Effect.forEach(
-    streamParts,
-    Effect.fnUntraced(function* (part) {
-      const found = yield* findStream(jsm, streamSubjects(topics)[part][0]!)
+    streamRoles,
+    Effect.fnUntraced(function* (role) {
+      const found = yield* findStream(jsm, streamSubjects(topics)[role][0]!)
       if (found === undefined) return
-      for (const remark of streamRemarks(part, found.config, topics.replicas)) {
+      for (const remark of streamRemarks(role, found.config, topics.replicas)) {
         yield* Effect.logWarning(`stream ${found.config.name}: ${remark}`)
       }
     }),
@@ -235,7 +235,7 @@ export const findConsumer = (jsm: JetStreamManager, stream: string, name: string
 export const ensureConsumer = Effect.fnUntraced(function* (
   jsm: JetStreamManager,
   stream: string,
-  { name, filter, ackPendingMax: ackPending }: Omit<ConsumerSpec, "part">,
+  { name, filter, ackPendingMax: ackPending }: Omit<ConsumerSpec, "role">,
 ): Effect.fn.Return<ConsumerConfig, BrokerUnavailable | BrokerMisconfigured> {
   const create = (ackPendingMax: number) =>
     attempt("create consumer", () =>

@@ -11,7 +11,7 @@ import type { Topics } from "./provision.ts"
 import type { Recovery } from "./Recovery.ts"
 import { parkedSubject, parkedMessage } from "./parked.ts"
 import type { Storage } from "./Storage.ts"
-import type { StreamPart } from "./streamRules.ts"
+import type { StreamRole } from "./streamRules.ts"
 
 export const publishFailed = ({ cause }: PublishFailed): BrokerUnavailable =>
   new BrokerUnavailable({ operation: "publish", cause })
@@ -62,11 +62,11 @@ export const makePublishing = ({
 }: PublishingOptions): Pick<Broker["Service"], "publish" | "deadLetter" | "park"> => {
   /** Makes a stream again that did not confirm what was stored in it; its failure is the caller's. */
   const repairing =
-    (part: StreamPart) =>
+    (role: StreamRole) =>
     <A>(self: Effect.Effect<A, BrokerUnavailable>): Effect.Effect<A, BrokerUnavailable> =>
       self.pipe(
-        Effect.tap(() => Effect.sync(() => recovery.works(part))),
-        Effect.tapError(() => recovery.repair(part)),
+        Effect.tap(() => Effect.sync(() => recovery.works(role))),
+        Effect.tapError(() => recovery.repair(role)),
       )
   return {
     publish: (events) =>

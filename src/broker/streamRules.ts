@@ -7,16 +7,16 @@ import { DiscardPolicy, RetentionPolicy, StorageType, type StreamConfig } from "
 
 export const purgedParts = ["logs", "query", "parked"] as const
 
-export const streamParts = [...purgedParts, "response", "dead"] as const
+export const streamRoles = [...purgedParts, "response", "dead"] as const
 
 /** What a stream is to us. */
-export type StreamPart = (typeof streamParts)[number]
+export type StreamRole = (typeof streamRoles)[number]
 
 /** Streams with requests, from which is purged what is done. */
-export type PurgedPart = (typeof purgedParts)[number]
+export type PurgedRole = (typeof purgedParts)[number]
 
 /** What each stream has to capture, and no more where we purge it. */
-export type StreamSubjects = Record<StreamPart, ReadonlyArray<string>>
+export type StreamSubjects = Record<StreamRole, ReadonlyArray<string>>
 
 /** Whether every subject that `inner` matches is matched by `outer`. */
 const covers = (outer: string, inner: string): boolean => {
@@ -39,17 +39,17 @@ export const isOursAlone = (config: StreamConfig, own: ReadonlyArray<string>): b
   foreignIn(config, own).length === 0 && (config.sources ?? []).length === 0 && !config.deny_purge
 
 /** What is stored here goes away when we, or the operator, are done with it, and never before. */
-const kept: ReadonlyArray<StreamPart> = [...purgedParts, "dead"]
+const kept: ReadonlyArray<StreamRole> = [...purgedParts, "dead"]
 /** Workers write here. Publishers elsewhere hear of a refusal, and can act on it. */
-const written: ReadonlyArray<StreamPart> = ["parked", "response", "dead"]
+const written: ReadonlyArray<StreamRole> = ["parked", "response", "dead"]
 
 interface Rule {
-  readonly parts: ReadonlyArray<StreamPart>
+  readonly parts: ReadonlyArray<StreamRole>
   /** What is wrong, if that rule is broken, and what to do. */
-  readonly problem: (config: StreamConfig, own: ReadonlyArray<string>, part: StreamPart) => string | undefined
+  readonly problem: (config: StreamConfig, own: ReadonlyArray<string>, role: StreamRole) => string | undefined
 }
 
-const rule = (parts: ReadonlyArray<StreamPart>, problem: Rule["problem"]): Rule => ({ parts, problem })
+const rule = (parts: ReadonlyArray<StreamRole>, problem: Rule["problem"]): Rule => ({ parts, problem })
 
 /** A limit by which the server drops what is oldest. One by which it refuses what is new loses nothing. */
 const drops = (config: StreamConfig, field: "max_msgs" | "max_bytes"): string | undefined =>
@@ -58,7 +58,7 @@ const drops = (config: StreamConfig, field: "max_msgs" | "max_bytes"): string | 
     : undefined
 
 const rules: ReadonlyArray<Rule> = [
-  rule(streamParts, ({ subjects }, [subject]) =>
+  rule(streamRoles, ({ subjects }, [subject]) =>
     subjects.some((captured) => covers(captured, subject!))
       ? undefined
       : `expected it to capture ${subject}, got ${subjects.join(", ")}`,
@@ -75,11 +75,11 @@ const rules: ReadonlyArray<Rule> = [
       ? undefined
       : `is fed from ${[mirror, ...sources].flatMap((source) => source?.name ?? []).join(", ")}, and what is done is purged from it: expected no mirror and no sources`,
   ),
-  rule(streamParts, ({ sealed }) => (sealed ? "is sealed, so nothing can be stored in it" : undefined)),
-  rule(streamParts, ({ no_ack }) =>
+  rule(streamRoles, ({ sealed }) => (sealed ? "is sealed, so nothing can be stored in it" : undefined)),
+  rule(streamRoles, ({ no_ack }) =>
     no_ack === true ? "has no_ack set, so publishing to it can't be confirmed" : undefined,
   ),
-  rule(streamParts, ({ retention }) =>
+  rule(streamRoles, ({ retention }) =>
     retention === RetentionPolicy.Limits ? undefined : `expected retention by limits, got ${retention}`,
   ),
   rule(kept, ({ storage }) =>
@@ -109,13 +109,13 @@ const rules: ReadonlyArray<Rule> = [
       ? "has a limit and discard new, so that no event is stored once it is full: set discard to old"
       : undefined,
   ),
-  rule(written, ({ max_msg_size }, _, part) =>
+  rule(written, ({ max_msg_size }, _, role) =>
     max_msg_size > 0
-      ? `max_msg_size ${max_msg_size}: what a worker stores in the ${part} stream may be as large as max_payload, so remove it`
+      ? `max_msg_size ${max_msg_size}: what a worker stores in the ${role} stream may be as large as max_payload, so remove it`
       : undefined,
   ),
   rule(purgedParts, ({ deny_purge }) => (deny_purge ? "has deny_purge set, so it would grow without end" : undefined)),
-  rule(streamParts, ({ subject_transform }) =>
+  rule(streamRoles, ({ subject_transform }) =>
     subject_transform === undefined
       ? undefined
       : `stores messages on other subjects (${subject_transform.src} to ${subject_transform.dest}), where nobody looks for them: remove subject_transform`,
@@ -126,7 +126,7 @@ const rules: ReadonlyArray<Rule> = [
   rule(purgedParts, ({ allow_msg_ttl }) =>
     allow_msg_ttl === true ? "has allow_msg_ttl set: a request might go before it is done" : undefined,
   ),
-  rule(streamParts, ({ allow_msg_counter }) =>
+  rule(streamRoles, ({ allow_msg_counter }) =>
     allow_msg_counter === true ? "is a counter (allow_msg_counter), which takes nothing else" : undefined,
   ),
   rule(purgedParts, ({ allow_msg_schedules }) =>
@@ -149,9 +149,9 @@ const rules: ReadonlyArray<Rule> = [
 ]
 
 /** Why an existing stream can't serve, if it can't, and what to do. */
-export const streamProblem = (part: StreamPart, config: StreamConfig, subjects: StreamSubjects): string | undefined => {
+export const streamProblem = (role: StreamRole, config: StreamConfig, subjects: StreamSubjects): string | undefined => {
   for (const { parts, problem } of rules) {
-    const found = parts.includes(part) ? problem(config, subjects[part], part) : undefined
+    const found = parts.includes(role) ? problem(config, subjects[role], role) : undefined
     if (found !== undefined) return found
   }
   return undefined
@@ -161,10 +161,10 @@ export const streamProblem = (part: StreamPart, config: StreamConfig, subjects: 
 const duplicateWindowMax = nanosOf.second
 
 /** What an operator should know of an existing stream, although it can serve. */
-export const streamRemarks = (part: StreamPart, config: StreamConfig, replicas: number): ReadonlyArray<string> => {
+export const streamRemarks = (role: StreamRole, config: StreamConfig, replicas: number): ReadonlyArray<string> => {
   const remarks: Array<string> = []
   if (config.num_replicas < replicas) remarks.push(`has ${config.num_replicas} of the ${replicas} replicas asked for`)
-  if ((part === "logs" || part === "query") && config.duplicate_window > duplicateWindowMax) {
+  if ((role === "logs" || role === "query") && config.duplicate_window > duplicateWindowMax) {
     remarks.push(
       `drops what repeats a Nats-Msg-Id within ${config.duplicate_window / nanosOf.second} s, also for another object, and that gets no event: set duplicate_window to 100 ms`,
     )

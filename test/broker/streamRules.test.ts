@@ -23,7 +23,7 @@ import { Effect } from "effect"
 import { consumerProblem } from "../../src/broker/consumerRules.ts"
 import { noMargin, purgeDone } from "../../src/broker/maintain.ts"
 import { provision, streamSubjects } from "../../src/broker/provision.ts"
-import { isOursAlone, type StreamPart, streamProblem, streamRemarks } from "../../src/broker/streamRules.ts"
+import { isOursAlone, type StreamRole, streamProblem, streamRemarks } from "../../src/broker/streamRules.ts"
 import { NatsServer } from "../../src/embedded/NatsServer.ts"
 import { connectTo } from "../../bench/servers/connectTo.ts"
 import { TestNats } from "../../bench/servers/privateServers.ts"
@@ -34,7 +34,7 @@ const subjects = streamSubjects(topics)
 const seconds = (count: number) => count * 1e9
 
 /** What a server of 2.9 can be told. */
-const refused: ReadonlyArray<readonly [StreamPart, Partial<StreamConfig>, RegExp]> = [
+const refused: ReadonlyArray<readonly [StreamRole, Partial<StreamConfig>, RegExp]> = [
   ["logs", { subjects: ["logs", "audit.>"] }, /^captures audit\.> beside logs, .* give logs a stream of its own/],
   ["logs", { subjects: ["*"] }, /^captures \* beside logs/],
   ["logs", { subjects: ["logs", "query"] }, /^captures query beside logs/],
@@ -62,7 +62,7 @@ const refused: ReadonlyArray<readonly [StreamPart, Partial<StreamConfig>, RegExp
   ["dead", { allow_rollup_hdrs: true }, /^has allow_rollup_hdrs set/],
 ]
 
-const allowed: ReadonlyArray<readonly [StreamPart, Partial<StreamConfig>]> = [
+const allowed: ReadonlyArray<readonly [StreamRole, Partial<StreamConfig>]> = [
   ["logs", { max_msgs: 10, discard: DiscardPolicy.New }],
   ["logs", { max_bytes: 4096, discard: DiscardPolicy.New }],
   ["logs", { max_msgs_per_subject: 9, discard: DiscardPolicy.New, discard_new_per_subject: true }],
@@ -74,7 +74,7 @@ const allowed: ReadonlyArray<readonly [StreamPart, Partial<StreamConfig>]> = [
 ]
 
 /** A stream that somebody made for a part. */
-const made = (part: StreamPart, config: Partial<StreamConfig>) => ({
+const made = (part: StreamRole, config: Partial<StreamConfig>) => ({
   name: "SOMEBODYS",
   subjects: [...subjects[part]],
   ...config,
@@ -181,7 +181,7 @@ layer(TestNats.layer, { excludeTestServices: true, timeout: "60 seconds" })("str
 })
 
 /** As nats-server shows a stream of ours. */
-const ours = (part: StreamPart): StreamConfig => ({
+const ours = (part: StreamRole): StreamConfig => ({
   name: `objectlog_${part}`,
   subjects: [...subjects[part]],
   retention: RetentionPolicy.Limits,
@@ -208,7 +208,7 @@ const ours = (part: StreamPart): StreamConfig => ({
 })
 
 describe("settings of newer servers", () => {
-  const problems: ReadonlyArray<readonly [StreamPart, Partial<StreamConfig>, RegExp | undefined]> = [
+  const problems: ReadonlyArray<readonly [StreamRole, Partial<StreamConfig>, RegExp | undefined]> = [
     ["logs", {}, undefined],
     [
       "logs",

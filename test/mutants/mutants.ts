@@ -178,7 +178,7 @@ export const groups: ReadonlyArray<MutantGroup> = [
     file: "broker/maintain.ts",
     tests: ["test/broker/ahead.test.ts", "test/broker/maintain.test.ts", "test/broker/fullStore.test.ts"],
     changes: [
-      ['messages: part === "logs" ? 10_000 : 1_000', "messages: 0"],
+      ['messages: role === "logs" ? 10_000 : 1_000', "messages: 0"],
       ["maxStorage > 0 ? maxStorage / 16 : Infinity", "Infinity"],
       ["if (open !== null) upTo = Math.min(upTo, open.seq - 1)", ""],
       ["Math.max(consumer.ack_floor.stream_seq, consumer.delivered.stream_seq)", "consumer.delivered.stream_seq"],
