@@ -1,6 +1,6 @@
 /** Confirmations are counted, so each has to be counted once. */
 import { assert, layer, vi } from "@effect/vitest"
-import { createInbox } from "@nats-io/transport-node"
+import { createInbox, type NatsConnection } from "@nats-io/transport-node"
 import { Effect, Fiber } from "effect"
 import { ConnectionState } from "../../src/nats/connection.ts"
 import { blockText } from "../../src/nats/headers.ts"
@@ -17,6 +17,15 @@ const connected = Effect.flatMap(NatsServer, ({ url }) =>
     (connection) => Effect.promise(() => connection.close()),
   ),
 )
+
+const publisherOn = (connection: NatsConnection) =>
+  makePublisher(
+    connection,
+    new Outgoing(connection),
+    new Incoming(connection),
+    new ConnectionState(),
+    (failed) => failed,
+  )
 
 layer(TestNats.layer, { excludeTestServices: true })("publishing", (it) => {
   it.effect("a confirmation that comes twice, or from another stream, does not stand for one that is missing", () =>
@@ -41,13 +50,7 @@ layer(TestNats.layer, { excludeTestServices: true })("publishing", (it) => {
         },
       })
       yield* Effect.promise(() => stream.flush())
-      const publish = yield* makePublisher(
-        own,
-        new Outgoing(own),
-        new Incoming(own),
-        new ConnectionState(),
-        (failed) => failed,
-      )
+      const publish = yield* publisherOn(own)
       const messages = ["1", "2", "3"].map((payload) => ({
         subject,
         payload,
@@ -80,13 +83,7 @@ layer(TestNats.layer, { excludeTestServices: true })("publishing", (it) => {
         },
       })
       yield* Effect.promise(() => stream.flush())
-      const publish = yield* makePublisher(
-        own,
-        new Outgoing(own),
-        new Incoming(own),
-        new ConnectionState(),
-        (failed) => failed,
-      )
+      const publish = yield* publisherOn(own)
       const payload = "x".repeat(900_000)
       const messages = Array.from({ length: 12 }, () => ({ subject, payload, headers: blockText([]), copy: undefined }))
       yield* publishMade(publish, messages)
