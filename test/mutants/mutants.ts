@@ -54,7 +54,7 @@ export const groups: ReadonlyArray<MutantGroup> = [
         "the stream was asked for just before: only one that is deleted within that moment gets here",
       ],
       ["limits.bytes < this.#maxPayload()", "false"],
-      ["Date.now() - repair.at < repairPauseMillis", "false"],
+      ["Date.now() - repair.at < repairPauseMillis", "false", "only how often a missing stream is asked for; open"],
     ],
   },
   {
@@ -354,7 +354,7 @@ export const groups: ReadonlyArray<MutantGroup> = [
       ["queueing = isOvertaken ? rememberedBatches : Math.max(0, queueing - 1)", "queueing = 0"],
       ["entry.redelivered || suspecting > 0", "suspecting > 0"],
       ["suspecting = rememberedBatches\n          return attempt(() => true)", "return attempt(() => false)"],
-      ["if (known.size > knownMax) known.clear()", ""],
+      ["if (known.size > knownMax) known.clear()", "", "a bound of memory that needs 65,536 objects; open"],
       ["times: 5,", "times: 0,"],
     ],
   },
@@ -397,7 +397,7 @@ export const groups: ReadonlyArray<MutantGroup> = [
       ['rejectUnauthorized: mode !== "require"', "rejectUnauthorized: false"],
       ['mode === "verify-full" ? {}', "true ? {}"],
       ["if (answer.mark !== own)", "if (false)"],
-      ["if (changed !== undefined)", "if (false)"],
+      ["if (changed !== undefined)", "if (false)", "only a pooler that resets settings of a session shows it; open"],
       ['if (purpose === "append" && answer.read_only === "on")', "if (false)"],
     ],
   },
@@ -406,7 +406,11 @@ export const groups: ReadonlyArray<MutantGroup> = [
     tests: ["test/shard/verify.test.ts", "test/shard/firstStart.test.ts", "test/shard/ShardPoolLive.test.ts"],
     changes: [
       ['shard.verified ||= shard.seen.record !== "unreachable"', "shard.verified = true"],
-      ["if (failure.reason !== settingsLost) return", "if (true) return"],
+      [
+        "if (failure.reason !== settingsLost) return",
+        "if (true) return",
+        "the second attempt after such a reset; open",
+      ],
       ["if (shard.verifying !== undefined) return", "if (false) return"],
     ],
   },
@@ -414,7 +418,7 @@ export const groups: ReadonlyArray<MutantGroup> = [
     file: "pipeline/Lane.ts",
     tests: ["test/pipeline/batches.test.ts", ...pipeline],
     changes: [
-      ["if (!Latch.isOpen(down)) detachAll()", ""],
+      ["if (!Latch.isOpen(down)) detachAll()", "", "only memory: what waits keeps the pieces that it came in; open"],
       ["for (const delivery of placed) delivery.ack()", ""],
       ["const middle = works.length >> 1", "const middle = 0"],
       ['if (last._tag !== "Rejected") lossCheck', "lossCheck"],
@@ -529,7 +533,11 @@ export const groups: ReadonlyArray<MutantGroup> = [
     changes: [
       ["ready: brokerOk && shards.some(({ ok }) => ok)", "ready: shards.some(({ ok }) => ok)"],
       ["ready: brokerOk && shards.some(({ ok }) => ok)", "ready: brokerOk"],
-      ["pending > 0 ? pending : pulls === 0 ? ackPending : 0", "pending"],
+      [
+        "pending > 0 ? pending : pulls === 0 ? ackPending : 0",
+        "pending",
+        "a worker without any pull, which Intake does not allow; open",
+      ],
       ["!connected || !isStoring ||", "!connected ||"],
     ],
   },
@@ -553,7 +561,11 @@ export const groups: ReadonlyArray<MutantGroup> = [
     changes: [
       ["return size <= allowed ? undefined :", "return true ? undefined :"],
       ["last && (next === undefined || left <= 0)", "last && next === undefined"],
-      ["Math.min(before.entries * 8, readEntriesMax,", "Math.min(before.entries * 8,"],
+      [
+        "Math.min(before.entries * 8, readEntriesMax,",
+        "Math.min(before.entries * 8,",
+        "the bytes bound it too, for entries of 168 bytes and more; open",
+      ],
     ],
   },
 ]
